@@ -1,0 +1,11 @@
+//! The vocabulary that every part of Millrace shares: names, limits, configuration, records, positions, error
+//! codes, and the shapes of the S2 v1 API on the wire.
+//!
+//! A leaf: no I/O, no clock, no randomness. Whatever needs one of these takes it as an argument.
+
+pub mod config;
+pub mod error;
+pub mod id;
+pub mod limits;
+pub mod name;
+pub mod position;

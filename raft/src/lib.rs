@@ -1,0 +1,1 @@
+//! The metadata model and its Raft group.

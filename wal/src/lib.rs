@@ -1,0 +1,1 @@
+//! Chunks, zone stores, quorum, seal and recovery.
