@@ -3,9 +3,15 @@
 //!
 //! A leaf: no I/O, no clock, no randomness. Whatever needs one of these takes it as an argument.
 
+pub mod batch;
+pub mod command;
 pub mod config;
 pub mod error;
 pub mod id;
 pub mod limits;
 pub mod name;
 pub mod position;
+pub mod proto;
+pub mod record;
+
+mod wire;
