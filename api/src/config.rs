@@ -3,9 +3,12 @@
 //! A stream's configuration is resolved once, when the stream is created or replaced: what was asked for, over
 //! the basin's default, over the system's default. Later changes of the basin do not reach existing streams.
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::RETENTION_AGE_DEFAULT_SECS;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StorageClass {
     Standard,
     Express,
@@ -18,16 +21,19 @@ pub enum RetentionPolicy {
     Infinite,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TimestampingMode {
     ClientPrefer,
     ClientRequire,
     Arrival,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Cipher {
+    #[serde(rename = "aegis-256")]
     Aegis256,
+    #[serde(rename = "aes-256-gcm")]
     Aes256Gcm,
 }
 

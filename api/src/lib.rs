@@ -8,10 +8,15 @@ pub mod command;
 pub mod config;
 pub mod error;
 pub mod id;
+pub mod json;
 pub mod limits;
 pub mod name;
 pub mod position;
 pub mod proto;
+pub mod read;
 pub mod record;
+pub mod s2s;
+pub mod scan;
+pub mod sse;
 
 mod wire;
