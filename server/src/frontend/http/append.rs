@@ -1,0 +1,63 @@
+//! Appending to a stream: one batch, or a session.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use millrace_api::batch::{AppendBatch, AppendError};
+use millrace_api::error::ErrorCode;
+use millrace_api::json;
+use prost::Message;
+
+use super::basin::Basin;
+use super::failure::Failure;
+use super::media::{self, ContentType, Encoding};
+use super::output::written_by;
+use super::stream_path::StreamPath;
+use super::{App, append_session, body, frames, headers, reply};
+use crate::error::ServiceError;
+
+/// `POST /streams/{stream}/records`, in the protocol that the content type says.
+pub(super) async fn records(
+    State(app): State<App>,
+    Basin(basin): Basin,
+    StreamPath(stream): StreamPath,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let batch = match media::content_type(&parts.headers) {
+        ContentType::S2s => {
+            let session = app.frontend.append_session(&basin, &stream).await?;
+            let frontend = Arc::clone(&app.frontend);
+            let body = written_by(|output| append_session::run(frontend, session, body, output));
+            return Ok(reply::stream(media::S2S, body));
+        }
+        ContentType::Protobuf => {
+            let received = body::receive(&app.bodies, &parts.headers, body, ErrorCode::BadProto).await?;
+            AppendBatch::decode(received.bytes)?
+        }
+        _ => from_json(&app, &parts.headers, body).await?,
+    };
+    let ack = app.frontend.append(&basin, &stream, batch).await?;
+    Ok(match media::reply_encoding(&parts.headers) {
+        Encoding::Json => reply::json(StatusCode::OK, &json::AppendAck::from(frames::ack_message(&ack))),
+        Encoding::Protobuf => {
+            let message = Bytes::from(frames::ack_message(&ack).encode_to_vec());
+            reply::bytes(StatusCode::OK, media::PROTOBUF, message)
+        }
+    })
+}
+
+async fn from_json(app: &App, headers: &HeaderMap, body: axum::body::Body) -> Result<AppendBatch, Failure> {
+    let format = headers::format(headers)?;
+    let input: json::AppendInput = body::required_json(&app.bodies, headers, body).await?;
+    Ok(input.into_batch(format)?)
+}
+
+impl From<AppendError> for Failure {
+    fn from(error: AppendError) -> Self {
+        ServiceError::new(error.code(), error.to_string()).into()
+    }
+}

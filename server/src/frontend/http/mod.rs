@@ -1,0 +1,186 @@
+//! The S2 v1 API over HTTP: requests to calls of the service, and its answers back. Nothing is decided here but
+//! what a request says and how an answer is written.
+//!
+//! - `/v1/basins…` and `/v1/streams…`, as the API has them; its access tokens, metrics and locations are refused
+//!   as not implemented.
+//! - `/health`, `/ping`, `/metrics` for operators.
+//!
+//! Every refusal, also that of a malformed request, carries the API's error body.
+
+mod append;
+mod append_session;
+mod basin;
+mod basins;
+mod body;
+mod failure;
+mod frames;
+mod headers;
+mod media;
+mod operate;
+mod output;
+mod query;
+mod read;
+mod read_session;
+mod reply;
+mod sse;
+mod stream_path;
+mod streams;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderName, header};
+use axum::routing::{any, get};
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
+
+use self::body::BodyBudget;
+use self::failure::Failure;
+use crate::error::ServiceError;
+use crate::frontend::service::Frontend;
+
+/// Replies of up to this many bytes are sent as they are.
+const COMPRESS_ABOVE: u16 = 1024;
+/// Response headers that scripts of other origins may see.
+const EXPOSED_HEADERS: [HeaderName; 2] = [headers::PROVISION_RESULT, headers::RETRY_AFTER_MS];
+
+/// What an operator may choose about the HTTP API.
+#[derive(Clone)]
+pub struct HttpOptions {
+    /// With `b.example.com`, requests to the host `{basin}.b.example.com` need no `s2-basin` header.
+    pub basin_domain: Option<String>,
+    /// Whether scripts of any origin may call the API.
+    pub cors: bool,
+    /// The text of `/metrics`, in the Prometheus format.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Bytes that request bodies of unary calls may take at any one time, as sent and decompressed; requests
+    /// beyond wait for a moment and are then shed.
+    pub body_bytes_inflight: usize,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            basin_domain: None,
+            cors: true,
+            metrics: Arc::new(String::new),
+            body_bytes_inflight: 256 * 1024 * 1024,
+        }
+    }
+}
+
+/// What every handler has at hand.
+#[derive(Clone)]
+struct App {
+    frontend: Arc<Frontend>,
+    basin_domain: Option<Arc<str>>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    bodies: BodyBudget,
+}
+
+/// The whole API as a service; cheap to clone.
+pub fn router(frontend: Arc<Frontend>, options: HttpOptions) -> Router {
+    let app = App {
+        frontend,
+        basin_domain: options
+            .basin_domain
+            .map(|domain| domain.to_ascii_lowercase().into()),
+        metrics: options.metrics,
+        bodies: BodyBudget::new(options.body_bytes_inflight),
+    };
+    let router = Router::new()
+        .nest("/v1", api_routes())
+        .route("/health", get(operate::health))
+        .route("/ping", get(operate::health))
+        .route("/metrics", get(operate::metrics))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(compression())
+        .with_state(app);
+    match options.cors {
+        true => router.layer(cors()),
+        false => router,
+    }
+}
+
+fn api_routes() -> Router<App> {
+    Router::new()
+        .route("/basins", get(basins::list).post(basins::create))
+        .route(
+            "/basins/{basin}",
+            get(basins::config)
+                .put(basins::ensure)
+                .patch(basins::reconfigure)
+                .delete(basins::delete),
+        )
+        .route("/streams", get(streams::list).post(streams::create))
+        .route(
+            "/streams/{stream}",
+            get(streams::config)
+                .put(streams::ensure)
+                .patch(streams::reconfigure)
+                .delete(streams::delete),
+        )
+        .route(
+            "/streams/{stream}/records",
+            get(read::records).post(append::records),
+        )
+        .route("/streams/{stream}/records/tail", get(read::tail))
+        .route("/access-tokens", any(tokens))
+        .route("/access-tokens/{*rest}", any(tokens))
+        .route("/metrics", any(usage))
+        .route("/metrics/{*rest}", any(usage))
+        .route("/locations", any(locations))
+        .route("/locations/{*rest}", any(locations))
+}
+
+async fn tokens() -> Failure {
+    ServiceError::not_implemented("issuing access tokens").into()
+}
+
+async fn usage() -> Failure {
+    ServiceError::not_implemented("reporting usage").into()
+}
+
+async fn locations() -> Failure {
+    ServiceError::not_implemented("choosing locations").into()
+}
+
+async fn unknown_path() -> Failure {
+    Failure::unknown_path()
+}
+
+async fn unknown_method() -> Failure {
+    Failure::unknown_method()
+}
+
+/// Compresses what is read whole. Streams are left alone: they compress their own frames, or must not be held
+/// back by a compressor.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let predicate = SizeAbove::new(COMPRESS_ABOVE + 1)
+        .and(NotForContentType::SSE)
+        .and(NotForContentType::const_new(media::S2S));
+    CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(predicate)
+}
+
+/// Any origin, method and header. There are no cookies to protect, for credentials travel in a header that a
+/// script must already know.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(
+            EXPOSED_HEADERS
+                .into_iter()
+                .chain([header::RETRY_AFTER])
+                .collect::<Vec<_>>(),
+        )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! A response body written by a piece of code that runs while the body is read, in the reader's own task.
+//!
+//! Nothing runs ahead of the reader by more than a few chunks, and dropping the body, as happens when the client
+//! goes away, drops the code with all it holds.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http_body::Frame;
+use tokio::sync::mpsc;
+
+/// Chunks that may wait for the connection: a batch's parts, so that they leave in one go.
+const CHUNKS_WAITING_MAX: usize = 16;
+
+/// The reader is gone, or the body cannot be brought to its proper end. The connection tells the client so by
+/// breaking off.
+#[derive(Debug, thiserror::Error)]
+#[error("the body was broken off")]
+pub(super) struct Broken;
+
+/// Where the code writes.
+pub(super) struct Output(mpsc::Sender<Bytes>);
+
+impl Output {
+    /// Waits until the connection has room. Empty chunks are passed over.
+    pub async fn send(&self, chunk: Bytes) -> Result<(), Broken> {
+        match chunk.is_empty() {
+            true => Ok(()),
+            false => self.0.send(chunk).await.map_err(|_| Broken),
+        }
+    }
+}
+
+/// The body that `write` writes; it ends when `write` ends, properly if with `Ok`.
+pub(super) fn written_by<F, W>(write: F) -> Body
+where
+    F: FnOnce(Output) -> W,
+    W: Future<Output = Result<(), Broken>> + Send + 'static,
+{
+    let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let writer: BoxFuture<'static, _> = Box::pin(write(Output(sender)));
+    Body::new(Written {
+        writer: Some(writer),
+        chunks,
+        broken: None,
+    })
+}
+
+struct Written {
+    /// `None` once it has ended.
+    writer: Option<BoxFuture<'static, Result<(), Broken>>>,
+    chunks: mpsc::Receiver<Bytes>,
+    /// To be told after the chunks that were written before.
+    broken: Option<Broken>,
+}
+
+impl http_body::Body for Written {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Poll::Ready(Some(chunk)) = self.chunks.poll_recv(cx) {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        if let Some(writer) = &mut self.writer
+            && let Poll::Ready(end) = writer.as_mut().poll(cx)
+        {
+            self.writer = None;
+            self.broken = end.err();
+        }
+        match (self.chunks.poll_recv(cx), &self.writer) {
+            (Poll::Ready(Some(chunk)), _) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
+            (Poll::Ready(None), None) => Poll::Ready(self.broken.take().map(Err)),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn chunks_come_in_order_and_the_end_follows_them() {
+        let body = written_by(|output| async move {
+            for n in 0..100u8 {
+                output.send(Bytes::from(vec![n])).await?;
+                if n % 7 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Ok(())
+        });
+        let bytes = body.collect().await.unwrap().to_bytes();
+        assert_eq!(bytes, (0..100u8).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_broken_body_gives_what_was_written_and_then_an_error() {
+        let mut body = written_by(|output| async move {
+            output.send(Bytes::from_static(b"x")).await?;
+            Err(Broken)
+        });
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first, &b"x"[..]);
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn dropping_the_body_drops_the_writer() {
+        let held = std::sync::Arc::new(());
+        let in_writer = held.clone();
+        let mut body = written_by(|output| async move {
+            output.send(Bytes::from_static(b"x")).await?;
+            std::future::pending::<()>().await;
+            drop(in_writer);
+            Ok(())
+        });
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        drop(body);
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_nobody_reads_waits() {
+        let written = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = written.clone();
+        let mut body = written_by(|output| async move {
+            loop {
+                output.send(Bytes::from_static(b"x")).await?;
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        body.frame().await.unwrap().unwrap();
+        assert!(written.load(std::sync::atomic::Ordering::Relaxed) <= CHUNKS_WAITING_MAX + 1);
+    }
+}

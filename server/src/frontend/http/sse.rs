@@ -1,0 +1,101 @@
+//! A read session as server-sent events, for browsers.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millrace_api::json::Format;
+use millrace_api::sse::{self, LastEventId, Ping};
+
+use super::failure::{draining, error_body};
+use super::output::{Broken, Output};
+use super::read::{json_capacity, parts};
+use crate::error::ServiceError;
+use crate::frontend::service::types::ReadEvent;
+use crate::frontend::service::{Frontend, ReadSession};
+
+/// Writes events. Remembers what was sent since the client's first request, over its reconnections.
+pub(super) struct Events {
+    format: Format,
+    count: u64,
+    bytes: u64,
+}
+
+impl Events {
+    pub fn new(format: Format, seen: Option<LastEventId>) -> Self {
+        Self {
+            format,
+            count: seen.map_or(0, |seen| seen.count),
+            bytes: seen.map_or(0, |seen| seen.bytes),
+        }
+    }
+
+    fn encode(&mut self, event: ReadEvent) -> Result<Bytes, ServiceError> {
+        let mut out = Vec::new();
+        match event {
+            ReadEvent::Batch(batch) => {
+                self.count = self.count.saturating_add(batch.count as u64);
+                self.bytes = self.bytes.saturating_add(batch.metered_bytes as u64);
+                let id = LastEventId {
+                    seq_num: batch.last_seq_num,
+                    count: self.count,
+                    bytes: self.bytes,
+                };
+                out.reserve(json_capacity(&batch));
+                sse::write_batch(&mut out, id, parts(&batch), batch.tail, self.format)?;
+            }
+            ReadEvent::Heartbeat { tail, now_ms } => {
+                sse::write_ping(
+                    &mut out,
+                    &Ping {
+                        timestamp: now_ms,
+                        tail,
+                    },
+                );
+            }
+        }
+        Ok(out.into())
+    }
+}
+
+/// Writes what the session gives, then the mark of a clean end. A failure is an event of its own, without the mark.
+pub(super) async fn run(
+    frontend: Arc<Frontend>,
+    mut session: ReadSession,
+    mut events: Events,
+    output: Output,
+) -> Result<(), Broken> {
+    let mut drained = pin!(frontend.drained());
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = drained.as_mut() => Some(Err(draining())),
+            event = session.next() => event,
+        };
+        let event = match event {
+            None => return output.send(done()).await,
+            Some(event) => event,
+        };
+        match event.and_then(|event| events.encode(event)) {
+            Ok(event) => output.send(event).await?,
+            Err(error) => return output.send(failed(&error)).await,
+        }
+    }
+}
+
+/// The whole answer to a client that comes back after the last event.
+pub(super) async fn nothing_left(output: Output) -> Result<(), Broken> {
+    output.send(done()).await
+}
+
+fn done() -> Bytes {
+    let mut out = Vec::new();
+    sse::write_done(&mut out);
+    out.into()
+}
+
+fn failed(error: &ServiceError) -> Bytes {
+    let mut out = Vec::new();
+    sse::write_error(&mut out, &error_body(error));
+    out.into()
+}

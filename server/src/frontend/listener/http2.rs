@@ -1,0 +1,57 @@
+//! One HTTP/2 connection: many requests at once.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http2::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+/// Bytes a client may send on one stream before we have read them. Carries the largest frame of a session whole,
+/// and 100 MiB/s over a round trip of 20 ms.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+/// The same for all streams of a connection: four busy appenders do not slow each other, and a peer that sends
+/// and never lets us answer holds no more than this.
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Largest DATA frame we take. A batch of 1 MiB then comes in a few pieces, while other streams still get a turn
+/// between them.
+const FRAME_BYTES_MAX: u32 = 256 * 1024;
+/// Bytes of one stream that wait for the peer's window: one full read batch, so that the next is prepared while
+/// the last is sent.
+const SEND_BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// Clients expect at least 100 and open further connections at about that many.
+const CONCURRENT_STREAMS_MAX: u32 = 250;
+/// All headers of a request together, as HTTP/1.1 has it.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+/// A peer that vanished without closing is noticed after interval and timeout together.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves requests until the peer leaves or, after `shutdown`, until those under way are answered.
+pub(super) async fn serve<T>(io: T, router: Router, shutdown: CancellationToken) -> hyper::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let connection = Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .serve_connection(TokioIo::new(io), service_fn(super::service(router)));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => served,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
