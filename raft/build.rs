@@ -1,1 +1,15 @@
-fn main() {}
+//! Compiles the crate's protobuf messages. No `protoc` is needed.
+
+const FILES: [&str; 4] = [
+    "millrace/raft/v1/common.proto",
+    "millrace/raft/v1/command.proto",
+    "millrace/raft/v1/log.proto",
+    "millrace/raft/v1/state.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    prost_build::Config::new().compile_fds(descriptors)?;
+    Ok(())
+}

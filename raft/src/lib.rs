@@ -1,1 +1,29 @@
-//! The metadata model and its Raft group.
+//! The metadata of a cell, and the Raft group that owns it.
+//!
+//! [`command::Command`] says what may change, [`apply`] decides what it changes, [`query`] reads the result, and
+//! [`group::Meta`] is the handle through which a node does all three. Everything that depends on time, on chance or
+//! on the caller travels inside the command, so that every replica reaches the same state.
+//!
+//! * **Ownership.** A channel has one owner at a time, `(node, incarnation)`. Each assignment begins an epoch, one
+//!   higher than the last. An epoch is activated after every earlier one is sealed, and nothing is sequenced before.
+//! * **Sealing.** Epochs are sealed oldest first, by the current epoch alone, once. What the log says about the end
+//!   of an epoch is the only truth about it.
+//! * **Names.** A name leads to one id at a time. It is free again only when the stream behind it was purged, and a
+//!   stream is purged only when nobody can still answer for it.
+//! * **Storage.** Votes and log entries are synced before they count. State and the index of the last applied entry
+//!   are written together; state may lag the log after a crash and is then applied again.
+//!
+//! RocksDB is used here and nowhere else.
+
+pub mod apply;
+mod codec;
+pub mod command;
+pub mod error;
+pub mod group;
+pub mod network;
+mod pb;
+pub mod query;
+pub mod refused;
+pub mod state;
+pub mod store;
+mod types;

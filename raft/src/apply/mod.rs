@@ -1,0 +1,104 @@
+//! What a command changes: pure, and the same on every replica.
+//!
+//! `apply` reads nothing but the state and the command. A refused command changes nothing. An error of the store is
+//! no answer: the node stops, for a replica that skips an entry is no replica.
+
+mod basin;
+mod cell;
+mod channel;
+mod placement;
+mod purge;
+mod seal;
+mod stream;
+
+use crate::command::{Command, Response};
+use crate::error::StoreError;
+use crate::refused::Refused;
+use crate::state::record::{Applied, LogPosition, Members};
+use crate::state::table::{AppliedTable, ReadTable};
+use crate::state::txn::Txn;
+
+/// Why a command came to nothing.
+#[derive(Debug)]
+enum Stop {
+    Refused(Refused),
+    Store(StoreError),
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Stop::Refused(refused)
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Stop::Store(error)
+    }
+}
+
+type Outcome<T> = Result<T, Stop>;
+
+/// Applies one command that stands at `at` in the log. Does not touch the applied index: see [`advance`].
+///
+/// Log indexes grow from call to call; `at.index` is at least 1.
+pub fn apply(
+    txn: &mut Txn<'_>,
+    command: &Command,
+    at: LogPosition,
+) -> Result<Result<Response, Refused>, StoreError> {
+    let mut nested = Txn::new(&*txn);
+    match decide(&mut nested, command, at.index) {
+        Ok(response) => {
+            let changes = nested.into_changes();
+            txn.merge(changes);
+            Ok(Ok(response))
+        }
+        Err(Stop::Refused(refused)) => Ok(Err(refused)),
+        Err(Stop::Store(error)) => Err(error),
+    }
+}
+
+/// Moves the applied index, and takes over a change of membership that the entry carries.
+pub fn advance(txn: &mut Txn<'_>, at: LogPosition, members: Option<Members>) -> Result<(), StoreError> {
+    let before = txn.row::<AppliedTable>(&())?.unwrap_or_default();
+    let (membership_at, membership) = match members {
+        Some(members) => (Some(at), members),
+        None => (before.membership_at, before.membership),
+    };
+    txn.write::<AppliedTable>(
+        &(),
+        &Applied {
+            last: Some(at),
+            membership_at,
+            membership,
+        },
+    );
+    Ok(())
+}
+
+fn decide(txn: &mut Txn<'_>, command: &Command, index: u64) -> Outcome<Response> {
+    match command {
+        Command::InitCell(c) => cell::init(txn, c),
+        Command::RegisterZone(c) => cell::register_zone(txn, c),
+        Command::RegisterNode(c) => cell::register_node(txn, c),
+        Command::ExpireNode(c) => cell::expire_node(txn, c),
+        Command::CreateChannel(c) => channel::create(txn, c),
+        Command::AssignChannel(c) => channel::assign(txn, c),
+        Command::ReleaseChannels(c) => channel::release(txn, c, index),
+        Command::ActivateChannel(c) => channel::activate(txn, c),
+        Command::SealEpoch(c) => seal::seal(txn, c, index),
+        Command::CreateBasin(c) => basin::create(txn, c),
+        Command::ReconfigureBasin(c) => basin::reconfigure(txn, c),
+        Command::DeleteBasin(c) => basin::delete(txn, c),
+        Command::MarkBasinStreams(c) => purge::mark_basin_streams(txn, c, index),
+        Command::PurgeBasin(c) => purge::basin(txn, c),
+        Command::CreateStream(c) => stream::create(txn, c),
+        Command::ReconfigureStream(c) => stream::reconfigure(txn, c),
+        Command::DeleteStream(c) => stream::delete(txn, c, index),
+        Command::CloseStreamlet(c) => purge::close_streamlet(txn, c),
+        Command::PurgeStream(c) => purge::stream(txn, c),
+        Command::ActivateStream(c) => placement::activate(txn, c, index),
+        Command::DeactivateStream(c) => placement::deactivate(txn, c),
+    }
+}

@@ -1,0 +1,155 @@
+//! The log: entries, votes, log ids, membership. An upstream field that changes is a compile error here, and never
+//! a change of what is stored.
+
+use openraft::impls::BasicNode;
+use openraft::vote::RaftLeaderIdExt;
+use openraft::{EntryPayload, Membership, StoredMembership};
+use prost::Message;
+
+use super::{DecodeError, command, required};
+use crate::pb;
+use crate::state::record::{LogPosition, Members};
+use crate::types::{Entry, LeaderId, LogId, StoredMembers, Vote};
+
+pub fn log_position_message(position: LogPosition) -> pb::LogId {
+    pb::LogId {
+        term: position.term,
+        node: position.node,
+        index: position.index,
+    }
+}
+
+pub fn log_position(message: pb::LogId) -> LogPosition {
+    LogPosition {
+        term: message.term,
+        node: message.node,
+        index: message.index,
+    }
+}
+
+pub fn position_of(log_id: &LogId) -> LogPosition {
+    LogPosition {
+        term: log_id.leader_id.term,
+        node: log_id.leader_id.node_id,
+        index: log_id.index,
+    }
+}
+
+pub fn log_id_at(position: LogPosition) -> LogId {
+    LogId::new(
+        LeaderId::new_committed(position.term, position.node),
+        position.index,
+    )
+}
+
+pub fn members_message(members: &Members) -> pb::Membership {
+    pb::Membership {
+        configs: members
+            .configs
+            .iter()
+            .map(|set| pb::membership::VoterSet {
+                voters: set.iter().copied().collect(),
+            })
+            .collect(),
+        members: members
+            .addresses
+            .iter()
+            .map(|(node, address)| pb::membership::Member {
+                node: *node,
+                address: address.clone(),
+            })
+            .collect(),
+    }
+}
+
+pub fn members(message: pb::Membership) -> Members {
+    Members {
+        configs: message
+            .configs
+            .into_iter()
+            .map(|set| set.voters.into_iter().collect())
+            .collect(),
+        addresses: message.members.into_iter().map(|m| (m.node, m.address)).collect(),
+    }
+}
+
+pub fn members_of(membership: &Membership<u64, BasicNode>) -> Members {
+    Members {
+        configs: membership.get_joint_config().clone(),
+        addresses: membership
+            .nodes()
+            .map(|(id, node)| (*id, node.addr.clone()))
+            .collect(),
+    }
+}
+
+pub fn membership_of(members: &Members) -> Result<Membership<u64, BasicNode>, DecodeError> {
+    if *members == Members::default() {
+        return Ok(Membership::default());
+    }
+    let nodes: std::collections::BTreeMap<u64, BasicNode> = members
+        .addresses
+        .iter()
+        .map(|(id, address)| (*id, BasicNode::new(address)))
+        .collect();
+    Membership::new(members.configs.clone(), nodes).map_err(|error| DecodeError::unknown("membership", error))
+}
+
+pub fn stored_membership(at: Option<LogPosition>, members: &Members) -> Result<StoredMembers, DecodeError> {
+    Ok(StoredMembership::new(at.map(log_id_at), membership_of(members)?))
+}
+
+pub fn encode_log_id(log_id: &LogId) -> Vec<u8> {
+    log_position_message(position_of(log_id)).encode_to_vec()
+}
+
+pub fn decode_log_id(bytes: &[u8]) -> Result<LogId, DecodeError> {
+    Ok(log_id_at(log_position(pb::LogId::decode(bytes)?)))
+}
+
+pub fn encode_vote(vote: &Vote) -> Vec<u8> {
+    pb::Vote {
+        term: vote.leader_id.term,
+        node: vote.leader_id.node_id,
+        committed: vote.committed,
+    }
+    .encode_to_vec()
+}
+
+pub fn decode_vote(bytes: &[u8]) -> Result<Vote, DecodeError> {
+    let vote = pb::Vote::decode(bytes)?;
+    Ok(Vote {
+        leader_id: LeaderId {
+            term: vote.term,
+            node_id: vote.node,
+        },
+        committed: vote.committed,
+    })
+}
+
+pub fn encode_entry(entry: &Entry) -> Vec<u8> {
+    use pb::entry::Payload;
+    let payload = match &entry.payload {
+        EntryPayload::Blank => Payload::Blank(pb::Blank {}),
+        EntryPayload::Normal(command) => Payload::Command(command::encode(command)),
+        EntryPayload::Membership(membership) => Payload::Membership(members_message(&members_of(membership))),
+    };
+    pb::Entry {
+        log_id: Some(log_position_message(position_of(&entry.log_id))),
+        payload: Some(payload),
+    }
+    .encode_to_vec()
+}
+
+pub fn decode_entry(bytes: &[u8]) -> Result<Entry, DecodeError> {
+    use pb::entry::Payload;
+    let entry = pb::Entry::decode(bytes)?;
+    let log_id = log_id_at(log_position(required(entry.log_id, "log id")?));
+    let unknown = || DecodeError::unknown("entry payload", "a kind of a later release");
+    let payload = match entry.payload.ok_or_else(unknown)? {
+        Payload::Blank(_) => EntryPayload::Blank,
+        Payload::Command(command) => EntryPayload::Normal(command::decode(command)?),
+        Payload::Membership(message) => EntryPayload::Membership(membership_of(&members(message))?),
+    };
+    Ok(Entry { log_id, payload })
+}

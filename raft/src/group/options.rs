@@ -1,0 +1,89 @@
+//! What a member needs to start.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millrace_api::id::NodeId;
+use openraft::{Config, SnapshotPolicy};
+
+use crate::error::MetaError;
+use crate::store::blocking::Blocking;
+
+#[derive(Debug, Clone)]
+pub struct MetaOptions {
+    /// A directory of this group's own; created if it is not there.
+    pub dir: PathBuf,
+    /// Never reused after its directory was lost.
+    pub node: NodeId,
+    /// Where other members reach this node. Kept in the membership of a fresh group; not used by a group of one.
+    pub address: String,
+    pub blocking: Blocking,
+    pub timing: Timing,
+    /// Commands, and reads, that may wait to be taken up.
+    pub queue: usize,
+    /// Entries between two snapshots.
+    pub snapshot_entries: u64,
+}
+
+impl MetaOptions {
+    pub fn new(dir: impl Into<PathBuf>, node: NodeId) -> Self {
+        Self {
+            dir: dir.into(),
+            node,
+            address: String::new(),
+            blocking: Blocking::Pool,
+            timing: Timing::default(),
+            queue: 4096,
+            snapshot_entries: 20_000,
+        }
+    }
+}
+
+/// Time-outs of the group. The defaults stand a machine that is noisy; steady ones may divide the first three by
+/// three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    pub heartbeat_interval: Duration,
+    pub election_timeout_min: Duration,
+    pub election_timeout_max: Duration,
+    /// After this long the outcome of a command is unknown.
+    pub propose_timeout: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_millis(300),
+            election_timeout_min: Duration::from_millis(1500),
+            election_timeout_max: Duration::from_millis(3000),
+            propose_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The consensus library's configuration.
+pub(super) fn config(options: &MetaOptions) -> Result<Config, MetaError> {
+    let ms = |duration: Duration| duration.as_millis().min(u128::from(u64::MAX)) as u64;
+    let timing = &options.timing;
+    let kept = options.snapshot_entries.max(1);
+    let config = Config {
+        cluster_name: "millrace".into(),
+        heartbeat_interval: ms(timing.heartbeat_interval),
+        election_timeout_min: ms(timing.election_timeout_min),
+        election_timeout_max: ms(timing.election_timeout_max),
+        enable_pre_vote: Some(true),
+        // Twice the longest election at least: the lease has to end first.
+        quorum_loss_probe_interval: Some(ms(timing.election_timeout_max).saturating_mul(2)),
+        enable_leader_restore: Some(false),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(kept),
+        replication_lag_threshold: kept.saturating_mul(2),
+        max_in_snapshot_log_to_keep: kept,
+        purge_batch_size: 256,
+        max_payload_entries: 300,
+        install_snapshot_timeout: 60_000,
+        ..Config::default()
+    };
+    config
+        .validate()
+        .map_err(|error| MetaError::Unusable(format!("timing: {error}").into()))
+}
