@@ -19,4 +19,6 @@ pub mod s2s;
 pub mod scan;
 pub mod sse;
 
+#[cfg(test)]
+mod test_data;
 mod wire;

@@ -340,3 +340,44 @@ impl Prefix {
         &self.bytes[..self.len]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lengths_of_varints_change_where_seven_bits_are_full() {
+        for bits in 1..=64u32 {
+            let value = u64::MAX >> (64 - bits);
+            assert_eq!(varint_len(value), bits.div_ceil(7) as usize, "{bits}");
+        }
+        assert_eq!(varint_len(0), 1);
+    }
+
+    #[test]
+    fn varints_of_more_than_64_bits_are_refused() {
+        let mut bytes = [0xff; 11];
+        bytes[9] = 1;
+        assert_eq!(Reader::new(&bytes).varint(), Ok(u64::MAX));
+        bytes[9] = 2;
+        assert!(Reader::new(&bytes).varint().is_err());
+        bytes[9] = 0x80;
+        assert!(Reader::new(&bytes).varint().is_err());
+        assert!(Reader::new(&bytes[..3]).varint().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn varints_are_the_generated_ones(value in crate::test_data::number()) {
+            let mut generated = Vec::new();
+            prost::encoding::encode_varint(value, &mut generated);
+            let mut prefix = Prefix::new();
+            prefix.varint(value);
+            prop_assert_eq!(prefix.as_slice(), &generated[..]);
+            prop_assert_eq!(varint_len(value), generated.len());
+            prop_assert_eq!(Reader::new(&generated).varint(), Ok(value));
+        }
+    }
+}

@@ -42,8 +42,14 @@ impl BadJson {
     }
 }
 
-/// Reads a body that must be there. Nesting is bounded.
+/// Reads a body that must be there. An array is none: every body of the API is an object, whose members have
+/// names. Depth of nesting costs no stack.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadJson> {
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(BadJson(serde::de::Error::custom(
+            "expected an object, not an array",
+        )));
+    }
     Ok(serde_json::from_slice(body)?)
 }
 

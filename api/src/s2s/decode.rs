@@ -51,7 +51,7 @@ impl FrameError {
 /// for it than twice what has arrived, or 64 KiB.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
-    partial: BytesMut,
+    pub(super) partial: BytesMut,
     reconnect_advised: bool,
     failed: Option<FrameError>,
 }
