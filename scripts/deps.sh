@@ -12,10 +12,15 @@ set -euo pipefail
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
+# By either name it goes by; libclang-cpp is another library.
 has_libclang() {
   [ -n "${LIBCLANG_PATH:-}" ] && return 0
-  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib*/libclang*.so*' >/dev/null \
-    || compgen -G '/usr/lib/*-linux-*/libclang*.so*' >/dev/null || compgen -G '/usr/local/lib/libclang*.so*' >/dev/null
+  local folder
+  for folder in '/usr/lib/llvm-*/lib' '/usr/lib' '/usr/lib64' '/usr/lib/*-linux-*' '/usr/local/lib'; do
+    compgen -G "$folder/libclang.so*" >/dev/null && return 0
+    compgen -G "$folder/libclang-[0-9]*.so*" >/dev/null && return 0
+  done
+  return 1
 }
 
 # The compiler's own headers (stddef.h and such); without them libclang parses nothing.
