@@ -9,6 +9,8 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::config::TlsConfig;
+
 /// Names that a self-signed certificate is good for.
 const SELF_SIGNED_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
@@ -27,6 +29,15 @@ pub enum TlsError {
     Unusable(#[from] rustls::Error),
     #[error("cannot make a self-signed certificate: {0}")]
     SelfSigned(#[from] rcgen::Error),
+}
+
+/// The identity that the configuration asks for; `None` is to serve in clear.
+pub fn acceptor(config: &TlsConfig) -> Result<Option<Tls>, TlsError> {
+    match config {
+        TlsConfig::Off => Ok(None),
+        TlsConfig::SelfSigned => Tls::self_signed().map(Some),
+        TlsConfig::Files { cert, key } => Tls::from_files(cert, key).map(Some),
+    }
 }
 
 /// A server identity, offering `h2` and `http/1.1` in this order.

@@ -24,6 +24,8 @@ const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(60);
 const BUDGET_WAIT: Duration = Duration::from_secs(1);
 /// The largest window that a zstd frame may ask for, as a power of two: what any decoder is expected to support.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// What all bodies together may take, as sent and decompressed: 64 of the largest at a time.
+const BUDGET_BYTES: usize = 64 * 2 * HTTP_BODY_MAX;
 /// The budget counts in units of this.
 const BUDGET_UNIT: usize = 1024;
 
@@ -31,13 +33,13 @@ const BUDGET_UNIT: usize = 1024;
 #[derive(Clone)]
 pub(super) struct BodyBudget(Arc<Semaphore>);
 
-impl BodyBudget {
-    /// At least one body always fits.
-    pub fn new(bytes: usize) -> Self {
-        let units = bytes.max(2 * HTTP_BODY_MAX) / BUDGET_UNIT;
-        Self(Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))))
+impl Default for BodyBudget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BUDGET_BYTES / BUDGET_UNIT)))
     }
+}
 
+impl BodyBudget {
     async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
         let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).expect("bounded by a body's size");
         match tokio::time::timeout(BUDGET_WAIT, Arc::clone(&self.0).acquire_many_owned(units)).await {

@@ -55,20 +55,6 @@ pub struct HttpOptions {
     pub cors: bool,
     /// The text of `/metrics`, in the Prometheus format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// Bytes that request bodies of unary calls may take at any one time, as sent and decompressed; requests
-    /// beyond wait for a moment and are then shed.
-    pub body_bytes_inflight: usize,
-}
-
-impl Default for HttpOptions {
-    fn default() -> Self {
-        Self {
-            basin_domain: None,
-            cors: true,
-            metrics: Arc::new(String::new),
-            body_bytes_inflight: 256 * 1024 * 1024,
-        }
-    }
 }
 
 /// What every handler has at hand.
@@ -88,7 +74,7 @@ pub fn router(frontend: Arc<Frontend>, options: HttpOptions) -> Router {
             .basin_domain
             .map(|domain| domain.to_ascii_lowercase().into()),
         metrics: options.metrics,
-        bodies: BodyBudget::new(options.body_bytes_inflight),
+        bodies: BodyBudget::default(),
     };
     let router = Router::new()
         .nest("/v1", api_routes())

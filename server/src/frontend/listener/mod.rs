@@ -32,76 +32,105 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept: what failed is one connection, or file descriptors have run out for a while.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How a port is served.
-#[derive(Clone)]
-pub struct ListenerOptions {
-    /// `None` serves in clear.
-    pub tls: Option<Tls>,
-    /// Connections beyond this wait in the kernel's queue until one ends.
-    pub connections_max: usize,
-    /// Time that requests under way have to end after shutdown begins; then their connections are cut.
-    pub shutdown_wait: Duration,
-}
-
-impl Default for ListenerOptions {
-    fn default() -> Self {
-        Self {
-            tls: None,
-            connections_max: 16_384,
-            shutdown_wait: Duration::from_secs(10),
-        }
-    }
-}
-
-/// Serves `router` on every connection until `shutdown`, then lets requests under way end for at most
-/// [`ListenerOptions::shutdown_wait`]. When it returns no connection is left. Dropping it cuts them all.
-pub async fn serve(
-    listener: Box<dyn Listener>,
-    router: Router,
-    options: ListenerOptions,
+/// A port that is being served. Dropping it closes the port and cuts every connection.
+pub struct Server {
+    addr: SocketAddr,
+    connections: TaskTracker,
     shutdown: CancellationToken,
-) {
-    let permits = Arc::new(Semaphore::new(options.connections_max));
-    let tasks = TaskTracker::new();
-    let cut = CancellationToken::new();
-    let _cut_on_drop = cut.clone().drop_guard();
-    let connection = Connection {
-        router,
-        tls: options.tls,
-        shutdown: shutdown.clone(),
-    };
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&*listener, &permits) => accepted,
-            () = shutdown.cancelled() => break,
+    cut: CancellationToken,
+}
+
+impl Server {
+    /// Serves `router` on the listener's connections, with TLS or in clear. Connections beyond `connections_max`
+    /// wait in the kernel's queue until one ends.
+    pub fn start(
+        listener: Box<dyn Listener>,
+        tls: Option<Tls>,
+        router: Router,
+        connections_max: usize,
+    ) -> io::Result<Self> {
+        let server = Self {
+            addr: listener.local_addr()?,
+            connections: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            cut: CancellationToken::new(),
         };
-        match accepted {
-            Ok((io, peer, permit)) => {
-                let connection = connection.clone();
-                let cut = cut.clone();
-                tasks.spawn(async move {
-                    let _permit = permit;
-                    tokio::select! {
-                        () = connection.serve(io, peer) => {}
-                        () = cut.cancelled() => {}
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+        let acceptor = Acceptor {
+            listener,
+            permits: Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS))),
+            connections: server.connections.clone(),
+            cut: server.cut.clone(),
+            connection: Connection {
+                router,
+                tls,
+                shutdown: server.shutdown.clone(),
+            },
+        };
+        server.connections.spawn(acceptor.run());
+        Ok(server)
+    }
+
+    /// The address that clients reach, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Takes no more connections and no more requests, lets those under way end, and after `wait` cuts what is
+    /// left. When it returns there is no connection.
+    pub async fn stop(self, wait: Duration) {
+        self.shutdown.cancel();
+        self.connections.close();
+        if tokio::time::timeout(wait, self.connections.wait()).await.is_err() {
+            tracing::warn!(connections = self.connections.len(), "connections are cut");
+            self.cut.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        self.cut.cancel();
+    }
+}
+
+struct Acceptor {
+    listener: Box<dyn Listener>,
+    permits: Arc<Semaphore>,
+    connections: TaskTracker,
+    cut: CancellationToken,
+    connection: Connection,
+}
+
+impl Acceptor {
+    /// Until shutdown; then the port is closed.
+    async fn run(self) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&*self.listener, &self.permits) => accepted,
+                () = self.connection.shutdown.cancelled() => return,
+            };
+            match accepted {
+                Ok((io, peer, permit)) => self.spawn(io, peer, permit),
+                Err(error) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
-    drop(listener);
-    tasks.close();
-    if tokio::time::timeout(options.shutdown_wait, tasks.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(connections = tasks.len(), "connections cut at shutdown");
-        cut.cancel();
-        tasks.wait().await;
+
+    fn spawn(&self, io: BoxedIo, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+        let connection = self.connection.clone();
+        let cut = self.cut.clone();
+        self.connections.spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                () = connection.serve(io, peer) => {}
+                () = cut.cancelled() => {}
+            }
+        });
     }
 }
 

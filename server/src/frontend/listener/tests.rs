@@ -7,32 +7,29 @@ use futures::StreamExt;
 use reqwest::Version;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 
 use super::*;
 use crate::env::Env;
 
 /// A server with a few telling endpoints.
 struct Served {
+    server: Server,
     addr: SocketAddr,
-    shutdown: CancellationToken,
-    task: JoinHandle<()>,
 }
 
-async fn serve_with(options: ListenerOptions) -> Served {
+async fn serve_with(tls: Option<Tls>, router: Router, connections_max: usize) -> Served {
     let listener = Env::system()
         .network
         .listen(([127, 0, 0, 1], 0).into())
         .await
         .unwrap();
-    let addr = listener.local_addr().unwrap();
-    let shutdown = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, router(), options, shutdown.clone()));
-    Served { addr, shutdown, task }
+    let server = Server::start(listener, tls, router, connections_max).unwrap();
+    let addr = server.local_addr();
+    Served { server, addr }
 }
 
 async fn serve_default() -> Served {
-    serve_with(ListenerOptions::default()).await
+    serve_with(None, router(), 100).await
 }
 
 fn router() -> Router {
@@ -111,11 +108,7 @@ async fn api_014_both_versions_work_on_one_plain_port() {
 async fn api_014_both_versions_are_negotiated_over_tls() {
     let tls = Tls::self_signed().unwrap();
     let root = reqwest::Certificate::from_der(tls.certificate()).unwrap();
-    let served = serve_with(ListenerOptions {
-        tls: Some(tls),
-        ..Default::default()
-    })
-    .await;
+    let served = serve_with(Some(tls), router(), 100).await;
     let url = format!("https://localhost:{}/version", served.addr.port());
     for (h1_only, version) in [(true, Version::HTTP_11), (false, Version::HTTP_2)] {
         let builder = reqwest::Client::builder()
@@ -225,11 +218,7 @@ async fn garbage_is_answered_or_closed_and_the_next_connection_served() {
 
 #[tokio::test]
 async fn connections_beyond_the_bound_wait_for_one_to_end() {
-    let served = serve_with(ListenerOptions {
-        connections_max: 1,
-        ..Default::default()
-    })
-    .await;
+    let served = serve_with(None, router(), 1).await;
     let first = served.connect().await;
     let request = b"GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let mut second = served.connect().await;
@@ -250,9 +239,8 @@ async fn shutdown_lets_requests_under_way_end_and_takes_no_more() {
     read_until(&mut idle, "HTTP/1.1 200").await;
     let slow = tokio::spawn(reqwest::get(served.url("/slow")));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    served.shutdown.cancel();
+    served.server.stop(Duration::from_secs(10)).await;
     assert_eq!(slow.await.unwrap().unwrap().text().await.unwrap(), "slow");
-    served.task.await.unwrap();
     read_all(&mut idle).await;
     assert!(
         reqwest::get(format!("http://{}/version", served.addr))
@@ -263,18 +251,11 @@ async fn shutdown_lets_requests_under_way_end_and_takes_no_more() {
 
 #[tokio::test]
 async fn shutdown_cuts_what_does_not_end_in_time() {
-    let options = ListenerOptions {
-        shutdown_wait: Duration::from_millis(200),
-        ..Default::default()
-    };
-    let served = serve_with(options).await;
+    let served = serve_default().await;
     let never = tokio::spawn(reqwest::get(served.url("/never")));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    served.shutdown.cancel();
-    tokio::time::timeout(Duration::from_secs(5), served.task)
-        .await
-        .unwrap()
-        .unwrap();
+    let stop = served.server.stop(Duration::from_millis(200));
+    tokio::time::timeout(Duration::from_secs(5), stop).await.unwrap();
     assert!(never.await.unwrap().is_err());
 }
 
@@ -299,19 +280,8 @@ async fn a_client_that_goes_away_ends_its_request() {
         "/ticks",
         get(move || async move { Body::from_stream(stream().boxed()) }),
     );
-    let listener = Env::system()
-        .network
-        .listen(([127, 0, 0, 1], 0).into())
-        .await
-        .unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(serve(
-        listener,
-        router,
-        ListenerOptions::default(),
-        CancellationToken::new(),
-    ));
-    let mut response = reqwest::get(format!("http://{addr}/ticks")).await.unwrap();
+    let served = serve_with(None, router, 100).await;
+    let mut response = reqwest::get(served.url("/ticks")).await.unwrap();
     response.chunk().await.unwrap().unwrap();
     assert_eq!(ALIVE.load(Ordering::SeqCst), 1);
     drop(response);
