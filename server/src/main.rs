@@ -1,1 +1,148 @@
-fn main() {}
+//! The `millrace` program.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use millrace_server::config::{ConfigError, NodeConfig, Settings, TlsConfig};
+use millrace_server::env::Env;
+use millrace_server::node::{Ended, Node};
+use millrace_server::telemetry;
+
+/// Durable streams on object storage, compatible with S2.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a complete node on defaults for trying out and developing
+    ///
+    /// Streams and metadata are kept in the data directory and are there again at the next start. Prints what to
+    /// paste for the `s2` command and for curl.
+    Dev(DevArgs),
+    /// Start a node with everything set by flag, environment (MILLRACE_*) or TOML file, in this order of precedence
+    Server(ServerArgs),
+}
+
+#[derive(Args)]
+struct DevArgs {
+    /// Where metadata and streams are kept [default: ./millrace-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Address of the HTTP API; port 0 picks a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT")]
+    http_addr: Option<SocketAddr>,
+
+    /// Basins and streams to create or converge at start (TOML or JSON)
+    #[arg(long, value_name = "FILE")]
+    init_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ServerArgs {
+    /// TOML file with settings, named as the flags are
+    #[arg(long, value_name = "FILE", env = "MILLRACE_CONFIG")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Command {
+    fn settings(self) -> Result<Settings, ConfigError> {
+        match self {
+            Command::Dev(DevArgs { data_dir, http_addr, init_file }) => {
+                Ok(Settings { data_dir, http_addr, init_file, ..Settings::default() })
+            }
+            Command::Server(ServerArgs { config: None, settings }) => Ok(settings),
+            Command::Server(ServerArgs { config: Some(path), settings }) => {
+                Ok(settings.over(Settings::from_file(&path)?))
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let dev = matches!(cli.command, Command::Dev(_));
+    match run(cli.command, dev) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millrace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, dev: bool) -> anyhow::Result<()> {
+    let settings = command.settings()?;
+    let filter = settings.log.clone().unwrap_or_else(|| if dev { "warn" } else { "info" }.to_owned());
+    telemetry::init_logging(&filter, settings.log_format.unwrap_or_default()).map_err(anyhow::Error::msg)?;
+    let config = NodeConfig::resolve(settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(config, dev))
+}
+
+async fn serve(config: NodeConfig, dev: bool) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let tls = config.tls != TlsConfig::Off;
+    let data_dir = config.data_dir.display().to_string();
+    let node = Node::start(config, Env::system()).await.context("the node cannot start")?;
+    announce(node.http_addr(), tls);
+    if dev {
+        print_examples(node.http_addr(), &data_dir);
+    }
+    match node.run(stop).await {
+        Ended::Stopped => Ok(()),
+        Ended::Failed(why) => Err(anyhow::anyhow!(why)),
+    }
+}
+
+/// Resolves at SIGTERM or Ctrl-C.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+    })
+}
+
+/// For people and for programs that wait for the node: it serves from now on.
+fn announce(addr: SocketAddr, tls: bool) {
+    let scheme = if tls { "https" } else { "http" };
+    println!("listening {scheme}://{addr}");
+    println!("streams of both storage classes are served by the Standard WAL");
+}
+
+fn print_examples(addr: SocketAddr, data_dir: &str) {
+    println!(
+        r#"
+data in {data_dir}
+
+With the s2 command:
+  export S2_ACCOUNT_ENDPOINT=http://{addr} S2_BASIN_ENDPOINT=http://{addr} S2_ACCESS_TOKEN=local
+  s2 create-basin my-basin --create-stream-on-append
+  echo "hello" | s2 append s2://my-basin/my-stream
+  s2 read s2://my-basin/my-stream --seq-num 0
+
+With curl:
+  curl -X PUT http://{addr}/v1/basins/my-basin -H 'content-type: application/json' \
+    -d '{{"config": {{"create_stream_on_append": true}}}}'
+  curl http://{addr}/v1/streams/my-stream/records -H 's2-basin: my-basin' \
+    -H 'content-type: application/json' -d '{{"records": [{{"body": "hello"}}]}}'
+  curl 'http://{addr}/v1/streams/my-stream/records?seq_num=0' -H 's2-basin: my-basin'
+
+Ctrl-C stops the node."#
+    );
+}

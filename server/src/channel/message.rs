@@ -1,0 +1,144 @@
+//! What a channel may be asked, and what it answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use millrace_api::batch::AppendBatch;
+use millrace_api::id::{StreamId, StreamletId};
+use millrace_api::name::FencingToken;
+use millrace_api::position::{SeqNum, StreamPosition, Timestamp};
+use millrace_wal::Frame;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::log::{ChunkLog, LogPosition};
+use crate::frontend::service::types::AppendAck;
+
+/// A request to a channel. Every answer goes through the request's own `oneshot`; a requester that went away
+/// costs nothing but the answer.
+pub enum Request {
+    Append(Append),
+    Read(Read),
+    CheckTail { stream: StreamId, reply: oneshot::Sender<Result<StreamPosition, Refusal>> },
+    /// The metadata of a stream changed: look again. Answers when the change is in force, which for a deletion
+    /// means that nothing of the stream is sequenced or answered any more.
+    Refresh { stream: StreamId, reply: oneshot::Sender<()> },
+}
+
+impl ReadReply {
+    pub fn view(&self) -> ReadView {
+        match self {
+            Self::Frames { view, .. } | Self::Chunks { view, .. } | Self::AtTail { view } => *view,
+        }
+    }
+}
+
+impl Request {
+    pub fn stream(&self) -> StreamId {
+        match self {
+            Self::Append(append) => append.stream,
+            Self::Read(read) => read.stream,
+            Self::CheckTail { stream, .. } | Self::Refresh { stream, .. } => *stream,
+        }
+    }
+
+    /// Answers that the request was not carried out.
+    pub fn refuse(self, refusal: Refusal) {
+        match self {
+            Self::Append(append) => drop(append.reply.send(Err(refusal))),
+            Self::Read(read) => drop(read.reply.send(Err(refusal))),
+            Self::CheckTail { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::Refresh { reply, .. } => drop(reply.send(())),
+        }
+    }
+}
+
+pub struct Append {
+    pub stream: StreamId,
+    pub batch: AppendBatch,
+    /// Set for inputs of an append session.
+    pub session: Option<SessionGate>,
+    /// Accounts for the batch's memory until its outcome is known.
+    pub permit: OwnedSemaphorePermit,
+    pub reply: oneshot::Sender<Result<AppendAck, Refusal>>,
+}
+
+/// One append session as a channel sees it: after its first refused input every later one is refused too.
+#[derive(Clone, Default)]
+pub struct SessionGate(Arc<AtomicBool>);
+
+impl SessionGate {
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub fn close(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+pub struct Read {
+    pub stream: StreamId,
+    pub seek: Seek,
+    /// Stop adding frames once these are reached; the last frame may go beyond.
+    pub records_max: usize,
+    pub metered_bytes_max: usize,
+    /// At the tail, answer when there is more instead of at once.
+    pub wait: bool,
+    pub reply: oneshot::Sender<Result<ReadReply, Refusal>>,
+}
+
+/// The first record wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    /// The first record with at least this sequence number.
+    SeqNum(SeqNum),
+    /// The first record with at least this timestamp.
+    Timestamp(Timestamp),
+}
+
+/// The state of the stream as of a read; the answer is the read's linearization point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadView {
+    pub tail: StreamPosition,
+    /// Records below are gone.
+    pub trim: SeqNum,
+}
+
+pub enum ReadReply {
+    /// Durable frames in order, without gap; the first holds the record sought, perhaps behind others.
+    Frames { frames: Arc<[Frame]>, view: ReadView },
+    /// The record sought is no longer in memory: it is in the chunk at `start` or a later one, and all that is
+    /// below `end` can be read from chunks.
+    Chunks { start: LogPosition, streamlet: StreamletId, end: SeqNum, log: Arc<ChunkLog>, view: ReadView },
+    /// Nothing there is at or behind the place sought.
+    AtTail { view: ReadView },
+}
+
+/// Why a channel did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the stream is not on this channel")]
+    NotHere,
+    #[error("the stream is being deleted")]
+    Deleting,
+    #[error("no such stream")]
+    NotFound,
+    #[error("the fencing token in force is {actual:?}")]
+    FencingTokenMismatch { actual: FencingToken },
+    #[error("the next sequence number is {next}")]
+    SeqNumMismatch { next: SeqNum },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("an earlier input of the session was refused")]
+    SessionEnded,
+    /// The channel stopped before the request was carried out; nothing was applied.
+    #[error("the channel has stopped")]
+    Stopped,
+    /// The channel stopped after it had sent the batch to storage.
+    #[error("the channel stopped while the append was on its way to storage; it may or may not be applied")]
+    Unknown,
+    /// The metadata group could not be asked; nothing was applied.
+    #[error("metadata is unavailable: {0}")]
+    Metadata(String),
+}
+

@@ -1,0 +1,16 @@
+//! A channel: one WAL writer that sequences the appends of many streams.
+//!
+//! [`state`] decides, [`task`] does, [`handle`] is what others may call, [`recovery`] rebuilds the state from the
+//! WAL when this node becomes the owner.
+
+pub mod handle;
+pub mod index;
+pub mod log;
+pub mod message;
+mod recent;
+pub mod recovery;
+mod sequence;
+pub mod state;
+pub mod stats;
+pub mod streamlet;
+pub mod task;

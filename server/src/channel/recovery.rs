@@ -1,0 +1,307 @@
+//! Taking over a channel: a new epoch, the end of the earlier ones, and the state that their chunks add up to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use millrace_api::command::Command;
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, Nonce, StreamId, StreamletId, ZoneGen};
+use millrace_api::position::{SeqNum, StreamPosition};
+use millrace_api::proto;
+use millrace_raft::command::{ActivateChannel, AssignChannel, SealEpoch};
+use millrace_raft::error::{MetaError, StoreError};
+use millrace_raft::group::Meta;
+use millrace_raft::query::{ChannelRecord, ChannelStreamlet};
+use millrace_raft::refused::Refused;
+use millrace_wal::{
+    ChannelHistory, ChunkId, EpochWriter, Footer, FooterEntry, Judge, JudgeError, SealedEpoch, UnsealedEpoch, Wal,
+    WriteEvent,
+};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::index::SlotIndex;
+use super::log::{ChunkLog, Extent, LogPosition};
+use super::state::{ChannelLimits, ChannelState};
+use super::streamlet::{Streamlet, StreamletStart};
+use crate::env::Env;
+
+/// Frames with commands that are read at a time.
+const COMMAND_READS: usize = 32;
+
+/// Who takes over.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+}
+
+/// A channel that is ready to sequence.
+pub struct TakenOver {
+    pub epoch: Epoch,
+    pub state: ChannelState,
+    pub writer: EpochWriter,
+    pub written: mpsc::UnboundedReceiver<WriteEvent>,
+    /// Streamlets of streams that are being deleted: to be closed, nothing of them is served.
+    pub deleting: Vec<(StreamId, StreamletId)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    #[error("metadata: {0}")]
+    Meta(#[from] MetaError),
+    #[error(transparent)]
+    Wal(#[from] millrace_wal::RecoveryError),
+    #[error("reading a command back: {0}")]
+    Read(#[from] millrace_wal::ReadError),
+    /// Chunks and metadata contradict each other: nothing is guessed.
+    #[error("stream {stream}: {what}")]
+    Inconsistent { stream: StreamId, what: String },
+}
+
+impl From<StoreError> for RecoveryError {
+    fn from(error: StoreError) -> Self {
+        Self::Meta(error.into())
+    }
+}
+
+/// Begins the next epoch of the channel, ends all earlier ones, and rebuilds the state from the checkpoint on.
+/// Everything that was ever acknowledged is in it.
+pub async fn take_over(
+    channel: ChannelId,
+    owner: Owner,
+    gens: Vec<ZoneGen>,
+    limits: ChannelLimits,
+    env: &Env,
+    meta: &Meta,
+    wal: &Wal,
+) -> Result<TakenOver, RecoveryError> {
+    let Owner { node, incarnation } = owner;
+    let epoch = meta.propose(AssignChannel { channel, node, incarnation, gens: gens.clone() }).await?;
+    let record = meta.state().channel(channel)?.ok_or(MetaError::Refused(Refused::ChannelUnknown(channel)))?;
+    let nonce = Nonce(env.random_u128());
+    let open = meta.state().open_streamlets(channel)?;
+    let mut fold = Fold::new(open);
+    let started = Instant::now();
+    let judge = MetaJudge { meta: meta.clone() };
+    let recovered =
+        millrace_wal::recover(wal, history(&record), &judge, nonce, |chunk, footer| fold.chunk(chunk, footer)).await?;
+    meta.propose(ActivateChannel { channel, epoch }).await?;
+    let commands = std::mem::take(&mut fold.commands);
+    fold.apply_commands(read_commands(wal, commands).await?);
+    tracing::info!(%channel, %epoch, chunks = recovered.chunks, streams = fold.streams.len(),
+        took = ?started.elapsed(), "took the channel over");
+    let log = ChunkLog::new(channel, extents(&meta.state().channel(channel)?.unwrap_or(record)), epoch);
+    let (streams, deleting) = fold.finish(Instant::now())?;
+    let (writer, written) = wal.writer(channel, epoch, nonce, recovered.next_slot);
+    let state = ChannelState::new(epoch, recovered.next_slot, log, streams, limits);
+    Ok(TakenOver { epoch, state, writer, written, deleting })
+}
+
+fn history(record: &ChannelRecord) -> ChannelHistory {
+    ChannelHistory {
+        channel: record.channel,
+        checkpoint: (record.checkpoint.epoch, record.checkpoint.slot),
+        sealed: record
+            .sealed()
+            .map(|(epoch, _, seal)| SealedEpoch { epoch, end: seal.end, by: seal.by, adopted: seal.adopted })
+            .collect(),
+        unsealed: record
+            .unsealed_earlier()
+            .map(|(epoch, state)| UnsealedEpoch {
+                epoch,
+                activated: state.activated,
+                adopted: (state.adopted > 0).then_some(state.adopted),
+                gens: state.gens.clone(),
+            })
+            .collect(),
+        current: record.epoch,
+        gens: record.gens.clone(),
+    }
+}
+
+/// Chunks of earlier epochs, all sealed by now.
+fn extents(record: &ChannelRecord) -> Vec<Extent> {
+    let first = |epoch: Epoch| {
+        if epoch == record.checkpoint.epoch { record.checkpoint.slot } else { ChunkSeq(0) }
+    };
+    record
+        .sealed()
+        .filter(|(epoch, ..)| *epoch < record.epoch)
+        .map(|(epoch, _, seal)| Extent { epoch, first: first(epoch), end: seal.end })
+        .collect()
+}
+
+/// The metadata group's word on where epochs end.
+struct MetaJudge {
+    meta: Meta,
+}
+
+#[async_trait]
+impl Judge for MetaJudge {
+    async fn seal_epoch(
+        &self,
+        channel: ChannelId,
+        epoch: Epoch,
+        end: ChunkSeq,
+        by: Epoch,
+        adopted: u64,
+    ) -> Result<ChunkSeq, JudgeError> {
+        match self.meta.propose(SealEpoch { channel, epoch, end, by, adopted }).await {
+            Ok(sealed) => Ok(sealed.end),
+            Err(MetaError::Refused(refused)) => Err(JudgeError::Refused(refused.to_string())),
+            Err(error) => Err(JudgeError::Unknown(error.to_string())),
+        }
+    }
+
+    async fn verdict(&self, channel: ChannelId, epoch: Epoch) -> Result<Option<SealedEpoch>, JudgeError> {
+        let unknown = |error: String| JudgeError::Unknown(error);
+        self.meta.linearize().await.map_err(|error| unknown(error.to_string()))?;
+        let record = self.meta.state().channel(channel).map_err(|error| unknown(error.to_string()))?;
+        Ok(record.and_then(|record| {
+            record.sealed().find(|(sealed, ..)| *sealed == epoch).map(|(epoch, _, seal)| SealedEpoch {
+                epoch,
+                end: seal.end,
+                by: seal.by,
+                adopted: seal.adopted,
+            })
+        }))
+    }
+}
+
+/// A frame with commands: where it is, and the stream whose state it changes.
+type CommandFrame = (ChunkId, Arc<Footer>, usize);
+
+/// The state of every open streamlet, as chunks are folded into it in order.
+struct Fold {
+    streams: BTreeMap<StreamId, Folded>,
+    commands: Vec<CommandFrame>,
+    broken: Option<RecoveryError>,
+}
+
+struct Folded {
+    start: StreamletStart,
+    index: SlotIndex,
+    deleting: bool,
+}
+
+impl Fold {
+    fn new(open: Vec<ChannelStreamlet>) -> Self {
+        let streams = open.into_iter().map(|open| {
+            let start = StreamletStart {
+                id: open.streamlet,
+                config: open.config,
+                tail: open.start,
+                flushed: open.start.seq_num,
+                token: open.fencing.token,
+                token_seq_num: open.fencing.seq_num,
+                trim: open.trim,
+            };
+            (open.stream, Folded { start, index: SlotIndex::default(), deleting: open.deleting })
+        });
+        Self { streams: streams.collect(), commands: Vec::new(), broken: None }
+    }
+
+    fn chunk(&mut self, chunk: ChunkId, footer: &Arc<Footer>) {
+        for (index, entry) in footer.entries.iter().enumerate() {
+            if let Err(error) = self.frame(chunk, footer, index, entry) {
+                self.broken.get_or_insert(error);
+            }
+        }
+    }
+
+    fn frame(
+        &mut self,
+        chunk: ChunkId,
+        footer: &Arc<Footer>,
+        index: usize,
+        entry: &FooterEntry,
+    ) -> Result<(), RecoveryError> {
+        let header = &entry.header;
+        let Some(folded) = self.streams.get_mut(&header.stream) else { return Ok(()) };
+        // Frames of an earlier streamlet are in segments.
+        if header.streamlet != folded.start.id {
+            return Ok(());
+        }
+        let tail = folded.start.tail;
+        if header.first_seq != tail.seq_num || header.first_timestamp < tail.timestamp {
+            let what = format!(
+                "chunk {} continues at {} what ends at {}",
+                chunk.key(),
+                header.first_seq,
+                tail.seq_num
+            );
+            return Err(RecoveryError::Inconsistent { stream: header.stream, what });
+        }
+        let position = LogPosition { epoch: chunk.epoch, slot: chunk.slot };
+        folded.index.note(StreamPosition::new(header.first_seq, header.first_timestamp), position);
+        folded.start.tail = StreamPosition::new(header.end_seq(), header.last_timestamp);
+        if header.flags.has_commands() {
+            self.commands.push((chunk, footer.clone(), index));
+        }
+        Ok(())
+    }
+
+    /// Commands in order of the streams they are in.
+    fn apply_commands(&mut self, commands: Vec<(StreamId, SeqNum, Command)>) {
+        for (stream, seq_num, command) in commands {
+            let Some(folded) = self.streams.get_mut(&stream) else { continue };
+            match command {
+                Command::Fence(token) => {
+                    folded.start.token = token;
+                    folded.start.token_seq_num = Some(seq_num);
+                }
+                Command::Trim(point) => folded.start.trim = folded.start.trim.max(point.min(seq_num + 1)),
+            }
+        }
+    }
+
+    #[allow(clippy::type_complexity)] // The two kinds of streamlets.
+    fn finish(
+        self,
+        now: Instant,
+    ) -> Result<(HashMap<StreamId, Streamlet>, Vec<(StreamId, StreamletId)>), RecoveryError> {
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        let mut streams = HashMap::new();
+        let mut deleting = Vec::new();
+        for (stream, folded) in self.streams {
+            if folded.deleting {
+                deleting.push((stream, folded.start.id));
+            } else {
+                streams.insert(stream, Streamlet::new(folded.start, folded.index, now));
+            }
+        }
+        Ok((streams, deleting))
+    }
+}
+
+/// Reads the commands of the given frames, in their order.
+async fn read_commands(
+    wal: &Wal,
+    frames: Vec<CommandFrame>,
+) -> Result<Vec<(StreamId, SeqNum, Command)>, RecoveryError> {
+    let reads = frames.into_iter().map(|(chunk, footer, index)| async move {
+        let frames = wal.frames(chunk, &footer.entries[index..=index]).await?;
+        let mut commands = Vec::new();
+        for frame in frames {
+            let stream = frame.header.stream;
+            let batch = proto::ReadBatch::decode(frame.body()).map_err(|error| RecoveryError::Inconsistent {
+                stream,
+                what: format!("chunk {} holds a frame that is not a batch: {error}", chunk.key()),
+            })?;
+            for record in batch.records {
+                let headers = record.headers.iter().map(|header| (&header.name[..], &header.value[..]));
+                // Only valid commands are ever stored.
+                if let Ok(Some(command)) = Command::of(headers, &record.body) {
+                    commands.push((stream, record.seq_num, command));
+                }
+            }
+        }
+        Ok::<_, RecoveryError>(commands)
+    });
+    stream::iter(reads).buffered(COMMAND_READS).try_concat().await
+}

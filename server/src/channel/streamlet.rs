@@ -1,0 +1,252 @@
+//! One stream on its channel: cursors, conditions, and what a batch does to them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use millrace_api::batch::AppendBatch;
+use millrace_api::command::Command;
+use millrace_api::config::{ResolvedStreamConfig, TimestampingMode};
+use millrace_api::id::{ChunkSeq, StreamletId};
+use millrace_api::name::FencingToken;
+use millrace_api::position::{SeqNum, StreamPosition, Timestamp};
+use millrace_wal::Frame;
+use tokio::time::Instant;
+
+use super::index::SlotIndex;
+use super::message::{Read, ReadView, Refusal, Seek};
+
+/// The open streamlet of a stream.
+///
+/// - `flushed ≤ durable ≤ assigned`, and none moves back.
+/// - `recent` holds the newest durable frames, without gap up to `durable`.
+pub struct Streamlet {
+    pub id: StreamletId,
+    config: ResolvedStreamConfig,
+    /// Next to be sequenced; conditions are judged against it.
+    assigned: StreamPosition,
+    /// What readers and check-tail see.
+    durable: StreamPosition,
+    /// In segments.
+    flushed: SeqNum,
+    token: FencingToken,
+    /// Sequence number of the record that set the token, if one ever did.
+    token_seq_num: Option<SeqNum>,
+    trim_assigned: SeqNum,
+    trim_durable: SeqNum,
+    /// The slot of this epoch that holds the last frame sequenced.
+    last_slot: Option<ChunkSeq>,
+    recent: VecDeque<Frame>,
+    pub index: SlotIndex,
+    /// Reads that wait for the next durable record.
+    pub waiting: Vec<Read>,
+    pub touched_at: Instant,
+    /// Deletion was asked for: nothing more is sequenced.
+    pub closing: bool,
+}
+
+/// The state in which a streamlet is opened or recovered.
+#[derive(Debug, Clone)]
+pub struct StreamletStart {
+    pub id: StreamletId,
+    pub config: ResolvedStreamConfig,
+    pub tail: StreamPosition,
+    pub flushed: SeqNum,
+    pub token: FencingToken,
+    pub token_seq_num: Option<SeqNum>,
+    pub trim: SeqNum,
+}
+
+impl Streamlet {
+    pub fn new(start: StreamletStart, index: SlotIndex, now: Instant) -> Self {
+        Self {
+            id: start.id,
+            config: start.config,
+            assigned: start.tail,
+            durable: start.tail,
+            flushed: start.flushed,
+            token: start.token,
+            token_seq_num: start.token_seq_num,
+            trim_assigned: start.trim,
+            trim_durable: start.trim,
+            last_slot: None,
+            recent: VecDeque::new(),
+            index,
+            waiting: Vec::new(),
+            touched_at: now,
+            closing: false,
+        }
+    }
+
+    pub fn assigned(&self) -> StreamPosition {
+        self.assigned
+    }
+
+    pub fn tail(&self) -> StreamPosition {
+        self.durable
+    }
+
+    pub fn view(&self) -> ReadView {
+        ReadView { tail: self.durable, trim: self.trim_durable }
+    }
+
+    pub fn last_slot(&self) -> Option<ChunkSeq> {
+        self.last_slot
+    }
+
+    pub fn is_durable(&self) -> bool {
+        self.durable == self.assigned
+    }
+
+    /// Everything is in segments and nobody waits: the stream may rest.
+    pub fn may_rest(&self) -> bool {
+        self.is_durable() && self.flushed == self.durable.seq_num && !self.closing
+    }
+
+    /// Where the stream stands, for its metadata when it rests.
+    pub fn standing(&self) -> StreamletStart {
+        StreamletStart {
+            id: self.id,
+            config: self.config,
+            tail: self.durable,
+            flushed: self.flushed,
+            token: self.token.clone(),
+            token_seq_num: self.token_seq_num,
+            trim: self.trim_durable,
+        }
+    }
+
+    pub fn reconfigure(&mut self, config: ResolvedStreamConfig) {
+        self.config = config;
+    }
+
+    /// Whether the batch may be sequenced now. Judged against the assigned state, the fencing token first.
+    pub fn judge(&self, batch: &AppendBatch) -> Result<(), Refusal> {
+        if self.closing {
+            return Err(Refusal::Deleting);
+        }
+        if batch.fencing_token().is_some_and(|token| *token != self.token) {
+            return Err(Refusal::FencingTokenMismatch { actual: self.token.clone() });
+        }
+        if batch.match_seq_num().is_some_and(|expected| expected != self.assigned.seq_num) {
+            return Err(Refusal::SeqNumMismatch { next: self.assigned.seq_num });
+        }
+        let required = self.config.timestamping_mode == TimestampingMode::ClientRequire;
+        if required && batch.timestamps().any(|timestamp| timestamp.is_none()) {
+            return Err(Refusal::Invalid("the stream requires a timestamp on every record".into()));
+        }
+        // The largest number is not assignable: the tail must stay representable.
+        if self.assigned.seq_num.checked_add(batch.len() as u64).is_none_or(|end| end == u64::MAX) {
+            return Err(Refusal::Invalid("the stream has no sequence numbers left".into()));
+        }
+        Ok(())
+    }
+
+    /// The timestamp of the next record, after one with `previous`.
+    pub fn timestamp(&self, asked: Option<Timestamp>, previous: Timestamp, now_ms: u64) -> Timestamp {
+        let chosen = match self.config.timestamping_mode {
+            TimestampingMode::Arrival => now_ms,
+            TimestampingMode::ClientPrefer | TimestampingMode::ClientRequire => asked.unwrap_or(now_ms),
+        };
+        let capped = if self.config.timestamping_uncapped { chosen } else { chosen.min(now_ms) };
+        capped.max(previous)
+    }
+
+    /// A batch of commands and records was sequenced from the assigned position up to `end`, into `slot`. Returns
+    /// the trim point that it sets once durable.
+    pub fn sequenced(&mut self, batch: &AppendBatch, end: StreamPosition, slot: ChunkSeq) -> Option<SeqNum> {
+        let first = self.assigned.seq_num;
+        let mut trimmed = false;
+        for (index, command) in batch.commands() {
+            let seq_num = first + *index as u64;
+            trimmed |= self.command(command, seq_num);
+        }
+        self.assigned = end;
+        self.last_slot = Some(slot);
+        trimmed.then_some(self.trim_assigned)
+    }
+
+    /// What the command at `seq_num` does to the assigned state; whether the trim point moved.
+    fn command(&mut self, command: &Command, seq_num: SeqNum) -> bool {
+        match command {
+            Command::Fence(token) => {
+                self.token = token.clone();
+                self.token_seq_num = Some(seq_num);
+                false
+            }
+            Command::Trim(point) => {
+                let point = (*point).min(seq_num + 1);
+                let moved = point > self.trim_assigned;
+                self.trim_assigned = self.trim_assigned.max(point);
+                moved
+            }
+        }
+    }
+
+    /// A frame of the stream is durable and so is everything before it.
+    pub fn advance(&mut self, frame: Frame, trim: Option<SeqNum>) {
+        let header = &frame.header;
+        debug_assert_eq!(header.first_seq, self.durable.seq_num, "frames become durable in order");
+        let end = header.first_seq + u64::from(header.record_count);
+        self.durable = StreamPosition::new(end, header.last_timestamp);
+        self.trim_durable = self.trim_durable.max(trim.unwrap_or(0));
+        self.recent.push_back(frame);
+    }
+
+    /// The oldest frame in memory is dropped; from now on it is read from its chunk.
+    pub fn evict_oldest(&mut self) {
+        self.recent.pop_front();
+        if self.recent.is_empty() {
+            self.recent.shrink_to_fit();
+        }
+    }
+
+    /// Whether the record sought exists: durable and not trimmed away wholly.
+    pub fn is_at_tail(&self, seek: Seek) -> bool {
+        match seek {
+            Seek::SeqNum(seq_num) => seq_num.max(self.trim_durable) >= self.durable.seq_num,
+            Seek::Timestamp(timestamp) => {
+                timestamp > self.durable.timestamp || self.trim_durable >= self.durable.seq_num
+            }
+        }
+    }
+
+    /// The first sequence number that is in memory.
+    pub fn recent_start(&self) -> SeqNum {
+        self.recent.front().map_or(self.durable.seq_num, |frame| frame.header.first_seq)
+    }
+
+    /// The frames in memory from the record sought on, or `None` if it may be older than all of them.
+    pub fn recent_from(&self, seek: Seek, records_max: usize, metered_bytes_max: usize) -> Option<Arc<[Frame]>> {
+        let oldest = &self.recent.front()?.header;
+        let seek = match seek {
+            Seek::SeqNum(seq_num) => Seek::SeqNum(seq_num.max(self.trim_durable)),
+            Seek::Timestamp(_) => seek,
+        };
+        let first = match seek {
+            Seek::SeqNum(seq_num) if seq_num < oldest.first_seq => return None,
+            Seek::SeqNum(seq_num) => self.recent.partition_point(|f| end_seq(f) <= seq_num),
+            // A run of equal timestamps may begin before the oldest frame.
+            Seek::Timestamp(timestamp)
+                if timestamp <= oldest.first_timestamp && oldest.first_seq > self.trim_durable =>
+            {
+                return None;
+            }
+            Seek::Timestamp(timestamp) => {
+                self.recent.partition_point(|f| f.header.last_timestamp < timestamp || end_seq(f) <= self.trim_durable)
+            }
+        };
+        let (mut records, mut metered) = (0, 0);
+        let frames = self.recent.range(first..).take_while(|frame| {
+            let within = records < records_max && metered < metered_bytes_max;
+            records += frame.header.record_count as usize;
+            metered += frame.header.metered_bytes as usize;
+            within
+        });
+        Some(frames.cloned().collect())
+    }
+}
+
+/// Exclusive.
+fn end_seq(frame: &Frame) -> SeqNum {
+    frame.header.first_seq + u64::from(frame.header.record_count)
+}

@@ -1,0 +1,386 @@
+//! The task that owns a channel: selects an event, lets [`ChannelState`] decide, carries out what it decided.
+//!
+//! Requests for streams that are not open here wait while the task looks them up, activates them or lets them rest;
+//! they go on in the order in which they came.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_api::id::{ChannelId, Epoch, StreamId, StreamletId};
+use millrace_raft::command::{ActivateStream, CloseStreamlet, DeactivateStream};
+use millrace_raft::error::{MetaError, StoreError};
+use millrace_raft::group::Meta;
+use millrace_raft::refused::Refused;
+use millrace_raft::query::{Fencing, OpenStreamlet, StreamRecord};
+use millrace_wal::{EpochWriter, FencedBy, WriteEvent};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::message::{Refusal, Request};
+use super::state::{ChannelState, Effect};
+use super::stats::ChannelStats;
+use super::streamlet::StreamletStart;
+use crate::env::Env;
+
+/// Requests taken from the queue before chunks are looked at again.
+const REQUESTS_PER_TURN: usize = 256;
+/// How often idle streams are looked for.
+const REST_INTERVAL: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How a channel ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Asked to; everything that was sequenced is durable.
+    Stopped,
+    /// Another owner has taken the epoch. Nothing was acknowledged that it does not know.
+    Fenced(FencedBy),
+}
+
+pub struct ChannelTask {
+    pub id: ChannelId,
+    pub epoch: Epoch,
+    pub env: Env,
+    pub meta: Meta,
+    pub state: ChannelState,
+    pub writer: EpochWriter,
+    pub written: mpsc::UnboundedReceiver<WriteEvent>,
+    pub requests: mpsc::Receiver<Request>,
+    /// Streams without a record in memory or in flight rest when they were not used for this long.
+    pub idle_timeout: Duration,
+    pub stop: CancellationToken,
+    pub stats: Arc<ChannelStats>,
+    pub waiting: Waiting,
+}
+
+/// Work on metadata that is under way, and the requests that wait for it.
+#[derive(Default)]
+pub struct Waiting {
+    parked: HashMap<StreamId, Vec<Request>>,
+    jobs: JoinSet<JobDone>,
+}
+
+enum JobDone {
+    /// Look the stream up again and serve what waits.
+    Look { stream: StreamId },
+    Refuse { stream: StreamId, refusal: Refusal },
+    Nothing,
+}
+
+enum Event {
+    Requests,
+    Written(WriteEvent),
+    Job(JobDone),
+    Rest,
+    Linger,
+    Stop,
+}
+
+impl ChannelTask {
+    /// Serves until told to stop or fenced. Never returns with an answer owed.
+    pub async fn run(mut self) -> Ended {
+        let mut batch = Vec::with_capacity(REQUESTS_PER_TURN);
+        let mut rest_at = Instant::now() + REST_INTERVAL;
+        loop {
+            let event = self.next_event(&mut batch, rest_at).await;
+            let now = Instant::now();
+            match event {
+                Event::Requests => {
+                    let now_ms = self.env.now_ms();
+                    for request in batch.drain(..) {
+                        self.request(request, now, now_ms);
+                    }
+                }
+                Event::Written(WriteEvent::Durable { slot, took }) => {
+                    self.stats.chunk_durable(took);
+                    self.state.durable(slot);
+                }
+                Event::Written(WriteEvent::Fenced { by, slot }) => {
+                    tracing::error!(channel = %self.id, epoch = %self.epoch, %slot, ?by,
+                        "fenced: another owner has taken the channel; nothing more is acknowledged here");
+                    return self.end(Ended::Fenced(by));
+                }
+                Event::Written(WriteEvent::Retrying { slot, error, since }) => {
+                    self.stats.chunk_retried();
+                    tracing::warn!(channel = %self.id, epoch = %self.epoch, %slot, %error, waiting = ?since,
+                        "a chunk could not be written yet; the same chunk is tried again");
+                }
+                Event::Job(done) => self.job_done(done, now),
+                Event::Rest => {
+                    rest_at = now + REST_INTERVAL;
+                    self.rest_idle(now);
+                }
+                Event::Linger => {}
+                Event::Stop => return self.stop().await,
+            }
+            self.write_chunks(now);
+            self.carry_out();
+        }
+    }
+
+    async fn next_event(&mut self, batch: &mut Vec<Request>, rest_at: Instant) -> Event {
+        let linger = self.state.linger_deadline().filter(|_| self.writer.free_slots() > 0);
+        tokio::select! {
+            biased;
+            Some(written) = self.written.recv() => Event::Written(written),
+            Some(done) = self.waiting.jobs.join_next() => Event::Job(done.unwrap_or(JobDone::Nothing)),
+            () = self.stop.cancelled() => Event::Stop,
+            () = tokio::time::sleep_until(rest_at) => Event::Rest,
+            // Behind everything that is rare, so that a flood of requests delays none of it.
+            received = self.requests.recv_many(batch, REQUESTS_PER_TURN) => match received {
+                0 => Event::Stop,
+                _ => Event::Requests,
+            },
+            () = tokio::time::sleep_until(linger.unwrap_or(rest_at)), if linger.is_some() => Event::Linger,
+        }
+    }
+
+    fn request(&mut self, request: Request, now: Instant, now_ms: u64) {
+        let stream = request.stream();
+        if let Some(parked) = self.waiting.parked.get_mut(&stream) {
+            parked.push(request);
+        } else if self.state.contains(stream) {
+            self.serve(request, now, now_ms);
+        } else {
+            self.look_up(stream, vec![request], now);
+        }
+    }
+
+    /// Serves a request for a stream that is open.
+    fn serve(&mut self, request: Request, now: Instant, now_ms: u64) {
+        match request {
+            Request::Append(append) => {
+                self.stats.append_received(append.batch.len(), append.batch.metered_bytes());
+                self.state.append(append, now, now_ms);
+            }
+            Request::Read(read) => self.state.read(read, now),
+            Request::CheckTail { stream, reply } => drop(reply.send(self.state.check_tail(stream, now))),
+            Request::Refresh { stream, reply } => {
+                match self.record(stream) {
+                    Ok(Some(record)) if record.deletion.is_none() => {
+                        self.state.reconfigure(stream, record.config);
+                    }
+                    Ok(_) => self.state.close(stream),
+                    Err(error) => tracing::error!(%stream, %error, "metadata of an open stream cannot be read"),
+                }
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// The stream is not open: finds out from this node's metadata what becomes of the requests.
+    fn look_up(&mut self, stream: StreamId, requests: Vec<Request>, now: Instant) {
+        let record = match self.record(stream) {
+            Ok(Some(record)) => record,
+            Ok(None) => return refuse_all(requests, &Refusal::NotFound),
+            Err(error) => return refuse_all(requests, &Refusal::Metadata(error.to_string())),
+        };
+        if record.deletion.is_some() {
+            return refuse_all(requests, &Refusal::Deleting);
+        }
+        match &record.open {
+            Some(open) if open.channel == self.id => {
+                self.state.open(stream, streamlet_start(&record, open), now);
+                let now_ms = self.env.now_ms();
+                for request in requests {
+                    self.request(request, now, now_ms);
+                }
+            }
+            Some(_) => refuse_all(requests, &Refusal::NotHere),
+            None if requests.iter().all(|r| matches!(r, Request::Refresh { .. })) => {
+                refuse_all(requests, &Refusal::NotHere);
+            }
+            None => {
+                self.waiting.parked.insert(stream, requests);
+                let (meta, channel) = (self.meta.clone(), self.id);
+                self.waiting.jobs.spawn(async move { activate(&meta, stream, channel).await });
+            }
+        }
+    }
+
+    fn job_done(&mut self, done: JobDone, now: Instant) {
+        match done {
+            JobDone::Look { stream } => {
+                if let Some(requests) = self.waiting.parked.remove(&stream)
+                    && !requests.is_empty()
+                {
+                    self.look_up(stream, requests, now);
+                }
+            }
+            JobDone::Refuse { stream, refusal } => {
+                refuse_all(self.waiting.parked.remove(&stream).unwrap_or_default(), &refusal);
+            }
+            JobDone::Nothing => {}
+        }
+    }
+
+    fn write_chunks(&mut self, now: Instant) {
+        while self.writer.free_slots() > 0
+            && let Some(builder) = self.state.next_chunk(now)
+        {
+            let chunk = self.writer.submit(builder);
+            self.stats.chunk_submitted(chunk.encoded_len());
+        }
+    }
+
+    fn carry_out(&mut self) {
+        for effect in self.state.take_effects() {
+            match effect {
+                // A requester that went away has no use for the answer.
+                Effect::Append(reply, answer) => drop(reply.send(answer)),
+                Effect::Read(reply, answer) => drop(reply.send(answer)),
+                Effect::Closed { stream, streamlet } => {
+                    let (meta, channel, epoch) = (self.meta.clone(), self.id, self.epoch);
+                    let command = CloseStreamlet { stream, streamlet, channel, epoch };
+                    self.waiting.jobs.spawn(close_streamlet(meta, command));
+                }
+            }
+        }
+    }
+
+    /// Lets streams rest that nobody used for a while and that have nothing outside segments.
+    fn rest_idle(&mut self, now: Instant) {
+        let Some(idle_since) = now.checked_sub(self.idle_timeout) else { return };
+        for stream in self.state.rest_candidates() {
+            let Some(standing) = self.state.rest(stream, idle_since) else { continue };
+            self.waiting.parked.insert(stream, Vec::new());
+            let command = deactivation(stream, standing, self.id, self.epoch);
+            let meta = self.meta.clone();
+            self.waiting.jobs.spawn(async move { rest(&meta, command).await });
+        }
+    }
+
+    /// Writes out what was sequenced, waits for it, and ends.
+    async fn stop(mut self) -> Ended {
+        self.requests.close();
+        while let Ok(request) = self.requests.try_recv() {
+            request.refuse(Refusal::Stopped);
+        }
+        while !self.state.is_settled() {
+            self.write_all();
+            match self.written.recv().await {
+                Some(WriteEvent::Durable { slot, took }) => {
+                    self.stats.chunk_durable(took);
+                    self.state.durable(slot);
+                }
+                Some(WriteEvent::Fenced { by, .. }) => return self.end(Ended::Fenced(by)),
+                Some(WriteEvent::Retrying { .. }) => {}
+                None => break,
+            }
+            self.carry_out();
+        }
+        self.end(Ended::Stopped)
+    }
+
+    fn write_all(&mut self) {
+        if let Some(due) = self.state.linger_deadline() {
+            self.write_chunks(due);
+        }
+        self.write_chunks(Instant::now());
+    }
+
+    fn end(mut self, ended: Ended) -> Ended {
+        self.writer.close();
+        self.state.stop();
+        for effect in self.state.take_effects() {
+            match effect {
+                Effect::Append(reply, answer) => drop(reply.send(answer)),
+                Effect::Read(reply, answer) => drop(reply.send(answer)),
+                // The next owner finds the mark in metadata and closes it.
+                Effect::Closed { .. } => {}
+            }
+        }
+        for requests in std::mem::take(&mut self.waiting.parked).into_values() {
+            refuse_all(requests, &Refusal::Stopped);
+        }
+        self.requests.close();
+        while let Ok(request) = self.requests.try_recv() {
+            request.refuse(Refusal::Stopped);
+        }
+        ended
+    }
+
+    fn record(&self, stream: StreamId) -> Result<Option<StreamRecord>, StoreError> {
+        self.meta.state().stream_by_id(stream)
+    }
+
+    /// Streamlets that metadata marks as deleting need no owner any more: says so.
+    pub fn close_leftovers(&mut self, leftovers: Vec<(StreamId, StreamletId)>) {
+        for (stream, streamlet) in leftovers {
+            let command = CloseStreamlet { stream, streamlet, channel: self.id, epoch: self.epoch };
+            self.waiting.jobs.spawn(close_streamlet(self.meta.clone(), command));
+        }
+    }
+}
+
+fn refuse_all(requests: Vec<Request>, refusal: &Refusal) {
+    for request in requests {
+        request.refuse(refusal.clone());
+    }
+}
+
+fn streamlet_start(record: &StreamRecord, open: &OpenStreamlet) -> StreamletStart {
+    StreamletStart {
+        id: open.streamlet,
+        config: record.config,
+        tail: open.start,
+        flushed: open.start.seq_num,
+        token: record.fencing.token.clone(),
+        token_seq_num: record.fencing.seq_num,
+        trim: record.trim,
+    }
+}
+
+fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch: Epoch) -> DeactivateStream {
+    DeactivateStream {
+        stream,
+        streamlet: at.id,
+        channel,
+        epoch,
+        tail: at.tail,
+        flushed: at.flushed,
+        fencing: Fencing { token: at.token, seq_num: at.token_seq_num },
+        trim: at.trim,
+        forgotten: at.tail.seq_num,
+    }
+}
+
+async fn activate(meta: &Meta, stream: StreamId, channel: ChannelId) -> JobDone {
+    match meta.propose(ActivateStream { stream, channel }).await {
+        // Placed here, placed elsewhere meanwhile, deleted or gone: the record says which.
+        Ok(_) => JobDone::Look { stream },
+        Err(MetaError::Refused(Refused::ChannelInactive(_))) => {
+            JobDone::Refuse { stream, refusal: Refusal::Stopped }
+        }
+        Err(MetaError::Refused(_)) => JobDone::Look { stream },
+        Err(error) => JobDone::Refuse { stream, refusal: Refusal::Metadata(error.to_string()) },
+    }
+}
+
+/// Answers for the stream go on, here or elsewhere, only when it is known whether it rests.
+async fn rest(meta: &Meta, command: DeactivateStream) -> JobDone {
+    let stream = command.stream;
+    loop {
+        match meta.propose(command.clone()).await {
+            Ok(()) | Err(MetaError::Refused(_)) => return JobDone::Look { stream },
+            Err(error) if error.retryable() => tokio::time::sleep(RETRY_PAUSE).await,
+            Err(error) => return JobDone::Refuse { stream, refusal: Refusal::Metadata(error.to_string()) },
+        }
+    }
+}
+
+async fn close_streamlet(meta: Meta, command: CloseStreamlet) -> JobDone {
+    loop {
+        match meta.propose(command.clone()).await {
+            Ok(()) => return JobDone::Nothing,
+            Err(error) if error.retryable() => tokio::time::sleep(RETRY_PAUSE).await,
+            Err(error) => {
+                tracing::warn!(stream = %command.stream, %error, "a deleted stream could not be closed");
+                return JobDone::Nothing;
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! What an operator can set: by flag, by environment (`MILLRACE_*`), by TOML file, in this order of precedence, over
+//! the defaults of the command.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use serde::Deserialize;
+
+/// Every setting, each of them optional: one level of precedence.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Directory of this node's metadata; with no --store also of its streams
+    #[arg(long, value_name = "DIR", env = "MILLRACE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Where streams are stored: file:///DIR, s3://BUCKET/PREFIX?endpoint=URL&region=NAME, gs://…, az://…, or
+    /// memory:// (lost at exit). Credentials come from the environment (AWS_ACCESS_KEY_ID, …)
+    #[arg(long, value_name = "URL", env = "MILLRACE_STORE")]
+    pub store: Option<String>,
+
+    /// Address of the HTTP API; port 0 picks a free one
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_HTTP_ADDR")]
+    pub http_addr: Option<SocketAddr>,
+
+    /// Serve basins as subdomains of this domain too: {basin}.DOMAIN
+    #[arg(long, value_name = "DOMAIN", env = "MILLRACE_BASIN_DOMAIN")]
+    pub basin_domain: Option<String>,
+
+    /// Certificate chain for TLS, PEM
+    #[arg(long, value_name = "FILE", env = "MILLRACE_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key for TLS, PEM
+    #[arg(long, value_name = "FILE", env = "MILLRACE_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// TLS with a certificate made at start for localhost, signed by nobody
+    #[arg(long, env = "MILLRACE_TLS_SELF", num_args = 0..=1, default_missing_value = "true",
+          conflicts_with_all = ["tls_cert", "tls_key"])]
+    pub tls_self: Option<bool>,
+
+    /// Do not answer cross-origin requests of browsers
+    #[arg(long, env = "MILLRACE_NO_CORS", num_args = 0..=1, default_missing_value = "true")]
+    pub no_cors: Option<bool>,
+
+    /// Basins and streams to create or converge at start (TOML)
+    #[arg(long, value_name = "FILE", env = "MILLRACE_INIT_FILE")]
+    pub init_file: Option<PathBuf>,
+
+    /// Connections served at a time; more wait to be accepted [default: 10000]
+    #[arg(long, value_name = "N", env = "MILLRACE_CONNECTIONS_MAX")]
+    pub connections_max: Option<usize>,
+
+    /// WAL writers on this node; each sequences the appends of many streams [default: 1]
+    #[arg(long, value_name = "N", env = "MILLRACE_CHANNELS")]
+    pub channels: Option<u32>,
+
+    /// Chunks that one channel writes at a time [default: 16]
+    #[arg(long, value_name = "N", env = "MILLRACE_INFLIGHT_CHUNKS")]
+    pub inflight_chunks: Option<usize>,
+
+    /// Size at which a chunk is written without waiting for more [default: 4MiB]
+    #[arg(long, value_name = "SIZE", env = "MILLRACE_CHUNK_BYTES")]
+    pub chunk_bytes: Option<ByteSize>,
+
+    /// How long a record may wait for others while a chunk is being written; bounds the number of PUT requests
+    /// [default: 2ms on local disks and in memory, 50ms otherwise]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_LINGER", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub linger: Option<Duration>,
+
+    /// Memory for appends that are not durable yet, over all clients [default: 64MiB]
+    #[arg(long, value_name = "SIZE", env = "MILLRACE_APPEND_BYTES_IN_FLIGHT")]
+    pub append_bytes_in_flight: Option<ByteSize>,
+
+    /// How long an append waits for room, and then for storage, before it fails [default: 30s]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_APPEND_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub append_timeout: Option<Duration>,
+
+    /// Memory for the newest records of all streams, from which readers near the tail are served [default: 64MiB]
+    #[arg(long, value_name = "SIZE", env = "MILLRACE_RECENT_BYTES")]
+    pub recent_bytes: Option<ByteSize>,
+
+    /// Memory for reading ahead of readers that catch up [default: 64MiB]
+    #[arg(long, value_name = "SIZE", env = "MILLRACE_READ_AHEAD_BYTES")]
+    pub read_ahead_bytes: Option<ByteSize>,
+
+    /// Memory for indexes of chunks that readers need again [default: 32MiB]
+    #[arg(long, value_name = "SIZE", env = "MILLRACE_FOOTER_CACHE_BYTES")]
+    pub footer_cache_bytes: Option<ByteSize>,
+
+    /// A stream that was not used for this long rests, if nothing of it is in the WAL [default: 60s]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_IDLE_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub idle_timeout: Option<Duration>,
+
+    /// How long the name of a deleted stream stays taken [default: 10s]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_DELETION_GRACE", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub deletion_grace: Option<Duration>,
+
+    /// How long a graceful stop waits for clients [default: 10s]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_STOP_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub stop_timeout: Option<Duration>,
+
+    /// What to log: error, warn, info, debug, trace, or a filter such as info,millrace_wal=debug
+    #[arg(long, value_name = "FILTER", env = "MILLRACE_LOG")]
+    pub log: Option<String>,
+
+    /// How to log: text or json
+    #[arg(long, value_name = "FORMAT", env = "MILLRACE_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}: {cause}")]
+    Unreadable { path: PathBuf, cause: std::io::Error },
+    #[error("{path}: {cause}")]
+    Malformed { path: PathBuf, cause: Box<toml::de::Error> },
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Settings {
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        read_toml(path)
+    }
+
+    /// These settings, and where they are silent the `lower` ones.
+    pub fn over(self, lower: Settings) -> Settings {
+        macro_rules! merge {
+            ($($field:ident),* $(,)?) => { Settings { $($field: self.$field.or(lower.$field)),* } };
+        }
+        merge!(
+            data_dir, store, http_addr, basin_domain, tls_cert, tls_key, tls_self, no_cors, init_file,
+            connections_max, channels, inflight_chunks, chunk_bytes, linger, append_bytes_in_flight,
+            append_timeout, recent_bytes, read_ahead_bytes, footer_cache_bytes, idle_timeout, deletion_grace,
+            stop_timeout, log, log_format,
+        )
+    }
+}
+
+/// A TOML file in the given shape.
+pub fn read_toml<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
+    toml::from_str(&text)
+        .map_err(|cause| ConfigError::Malformed { path: path.to_owned(), cause: Box::new(cause) })
+}
+
+/// Settings with every default filled in and checked.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub data_dir: PathBuf,
+    pub store: String,
+    pub http_addr: SocketAddr,
+    pub basin_domain: Option<String>,
+    pub tls: TlsConfig,
+    pub cors: bool,
+    pub init_file: Option<PathBuf>,
+    pub connections_max: usize,
+    pub channels: u32,
+    pub inflight_chunks: usize,
+    pub chunk_bytes: usize,
+    pub linger: Duration,
+    pub append_bytes_in_flight: usize,
+    pub append_timeout: Duration,
+    pub recent_bytes: usize,
+    pub read_ahead_bytes: usize,
+    pub footer_cache_bytes: usize,
+    pub idle_timeout: Duration,
+    pub deletion_grace: Duration,
+    pub stop_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsConfig {
+    Off,
+    /// A certificate made at start.
+    SelfSigned,
+    Files { cert: PathBuf, key: PathBuf },
+}
+
+/// Where a node listens if nobody says otherwise.
+pub const HTTP_ADDR_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+/// Where a node keeps its data if nobody says otherwise.
+pub const DATA_DIR_DEFAULT: &str = "./millrace-data";
+
+impl NodeConfig {
+    pub fn resolve(settings: Settings) -> Result<Self, ConfigError> {
+        const MIB: u64 = 1024 * 1024;
+        let data_dir = settings.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into());
+        let data_dir = std::path::absolute(&data_dir)
+            .map_err(|cause| ConfigError::Unreadable { path: data_dir.clone(), cause })?;
+        let store = match settings.store {
+            Some(url) => url,
+            None => local_store_url(&data_dir)?,
+        };
+        let local = ["file:", "memory:"].iter().any(|scheme| store.starts_with(scheme));
+        let linger_default = Duration::from_millis(if local { 2 } else { 50 });
+        let config = Self {
+            http_addr: settings.http_addr.unwrap_or(HTTP_ADDR_DEFAULT),
+            basin_domain: settings.basin_domain,
+            tls: match (settings.tls_cert, settings.tls_key, settings.tls_self) {
+                (Some(cert), Some(key), _) => TlsConfig::Files { cert, key },
+                (None, None, Some(true)) => TlsConfig::SelfSigned,
+                (None, None, _) => TlsConfig::Off,
+                _ => return Err(ConfigError::Invalid("tls-cert and tls-key go together".into())),
+            },
+            cors: !settings.no_cors.unwrap_or(false),
+            init_file: settings.init_file,
+            connections_max: at_least("connections-max", settings.connections_max.unwrap_or(10_000), 1)?,
+            channels: at_least("channels", settings.channels.unwrap_or(1), 1)?,
+            inflight_chunks: at_least("inflight-chunks", settings.inflight_chunks.unwrap_or(16), 1)?,
+            chunk_bytes: bytes("chunk-bytes", settings.chunk_bytes, 4 * MIB, 1)?,
+            linger: settings.linger.unwrap_or(linger_default),
+            append_bytes_in_flight: bytes(
+                "append-bytes-in-flight",
+                settings.append_bytes_in_flight,
+                64 * MIB,
+                4 * MIB,
+            )?,
+            append_timeout: settings.append_timeout.unwrap_or(Duration::from_secs(30)),
+            recent_bytes: bytes("recent-bytes", settings.recent_bytes, 64 * MIB, 0)?,
+            read_ahead_bytes: bytes("read-ahead-bytes", settings.read_ahead_bytes, 64 * MIB, 4 * MIB)?,
+            footer_cache_bytes: bytes("footer-cache-bytes", settings.footer_cache_bytes, 32 * MIB, MIB)?,
+            idle_timeout: settings.idle_timeout.unwrap_or(Duration::from_secs(60)),
+            deletion_grace: settings.deletion_grace.unwrap_or(Duration::from_secs(10)),
+            stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(10)),
+            data_dir,
+            store,
+        };
+        Ok(config)
+    }
+}
+
+fn at_least<T: PartialOrd + std::fmt::Display>(name: &str, value: T, min: T) -> Result<T, ConfigError> {
+    if value < min {
+        return Err(ConfigError::Invalid(format!("{name} is at least {min}, not {value}")));
+    }
+    Ok(value)
+}
+
+fn bytes(name: &str, value: Option<ByteSize>, default: u64, min: u64) -> Result<usize, ConfigError> {
+    let bytes = at_least(name, value.map_or(default, |size| size.as_u64()), min)?;
+    // What a semaphore can count on every platform.
+    match u32::try_from(bytes) {
+        Ok(bytes) => Ok(bytes as usize),
+        Err(_) => Err(ConfigError::Invalid(format!("{name} is less than 4 GiB"))),
+    }
+}
+
+fn local_store_url(data_dir: &Path) -> Result<String, ConfigError> {
+    let dir = data_dir.join("store");
+    url::Url::from_directory_path(&dir)
+        .map(String::from)
+        .map_err(|()| ConfigError::Invalid(format!("{} cannot be written as a URL", dir.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flag_wins_over_file_and_file_over_default() {
+        let file: Settings = toml::from_str("linger = '7ms'\nchunk-bytes = '1MiB'\nchannels = 3").unwrap();
+        let flags = Settings { channels: Some(2), ..Settings::default() };
+        let config = NodeConfig::resolve(flags.over(file)).unwrap();
+        assert_eq!(config.channels, 2);
+        assert_eq!(config.linger, Duration::from_millis(7));
+        assert_eq!(config.chunk_bytes, 1024 * 1024);
+        assert_eq!(config.inflight_chunks, 16);
+    }
+
+    #[test]
+    fn unknown_key_in_the_file_is_refused() {
+        let error = toml::from_str::<Settings>("lingr = '7ms'").unwrap_err().to_string();
+        assert!(error.contains("lingr"), "{error}");
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_name_of_the_setting() {
+        let settings = Settings { channels: Some(0), ..Settings::default() };
+        assert!(NodeConfig::resolve(settings).unwrap_err().to_string().contains("channels"));
+        let settings = Settings { append_bytes_in_flight: Some(ByteSize::kib(1)), ..Settings::default() };
+        assert!(NodeConfig::resolve(settings).unwrap_err().to_string().contains("append-bytes-in-flight"));
+    }
+
+    #[test]
+    fn linger_follows_the_kind_of_store() {
+        let linger = |store: &str| {
+            let settings = Settings { store: Some(store.into()), ..Settings::default() };
+            NodeConfig::resolve(settings).unwrap().linger
+        };
+        assert_eq!(linger("memory://"), Duration::from_millis(2));
+        assert_eq!(linger("s3://bucket/prefix"), Duration::from_millis(50));
+    }
+}

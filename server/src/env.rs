@@ -1,0 +1,96 @@
+//! Everything that enters a node from outside other than requests: clocks, randomness, the network, and where
+//! blocking work runs. A node built with another [`Env`] behaves the same but for these, which is what makes it
+//! possible to run it in simulation.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A connection.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+pub type BoxedIo = Box<dyn Io>;
+
+/// Where connections come from.
+#[async_trait]
+pub trait Listener: Send + Sync {
+    /// The next connection. Cancel safe. An error concerns one connection or a passing shortage; the caller goes
+    /// on after a pause.
+    async fn accept(&self) -> io::Result<(BoxedIo, SocketAddr)>;
+    /// The address that clients reach; tells the port when the one asked for was 0.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+#[async_trait]
+pub trait Network: Send + Sync {
+    async fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>>;
+}
+
+/// The wall clock and the source of randomness. Durations are measured with `tokio::time`, which the simulator
+/// replaces as a whole.
+pub trait Ambient: Send + Sync {
+    /// Milliseconds since the Unix epoch.
+    fn now_ms(&self) -> u64;
+    fn random_u128(&self) -> u128;
+}
+
+#[derive(Clone)]
+pub struct Env {
+    pub ambient: Arc<dyn Ambient>,
+    pub network: Arc<dyn Network>,
+}
+
+impl Env {
+    /// The real world.
+    pub fn system() -> Self {
+        Self { ambient: Arc::new(SystemAmbient), network: Arc::new(TcpNetwork) }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.ambient.now_ms()
+    }
+
+    pub fn random_u128(&self) -> u128 {
+        self.ambient.random_u128()
+    }
+}
+
+struct SystemAmbient;
+
+#[allow(clippy::disallowed_methods)] // The one place where they are read.
+impl Ambient for SystemAmbient {
+    fn now_ms(&self) -> u64 {
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since_epoch.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn random_u128(&self) -> u128 {
+        rand::random()
+    }
+}
+
+struct TcpNetwork;
+
+#[async_trait]
+impl Network for TcpNetwork {
+    #[allow(clippy::disallowed_methods)] // The one place that listens.
+    async fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>> {
+        Ok(Box::new(tokio::net::TcpListener::bind(addr).await?))
+    }
+}
+
+#[async_trait]
+impl Listener for tokio::net::TcpListener {
+    async fn accept(&self) -> io::Result<(BoxedIo, SocketAddr)> {
+        let (stream, peer) = tokio::net::TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok((Box::new(stream), peer))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        tokio::net::TcpListener::local_addr(self)
+    }
+}

@@ -1,0 +1,46 @@
+//! What a client may be told when a request fails, and what is then true.
+
+use std::time::Duration;
+
+use millrace_api::error::ErrorCode;
+use millrace_api::name::FencingToken;
+use millrace_api::position::{SeqNum, StreamPosition};
+
+/// A refusal or failure on its way to a client. [`ErrorCode`] says what it promises about side effects.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ServiceError {
+    #[error("{code}: {message}")]
+    Code { code: ErrorCode, message: String, retry_after: Option<Duration> },
+    /// 412. Judged against durable state; nothing was applied.
+    #[error("the fencing token in force is {actual:?}")]
+    FencingTokenMismatch { actual: FencingToken },
+    /// 412. Judged against durable state; nothing was applied.
+    #[error("the next sequence number is {next}")]
+    SeqNumMismatch { next: SeqNum },
+    /// 416. The read starts at or beyond the tail and may not wait there.
+    #[error("the stream ends at {}", tail.seq_num)]
+    ReadPastTail { tail: StreamPosition },
+}
+
+impl ServiceError {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::Code { code, message: message.into(), retry_after: None }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Invalid, message)
+    }
+
+    pub fn not_implemented(what: &str) -> Self {
+        Self::new(ErrorCode::NotImplemented, format!("{what} is not implemented by this server"))
+    }
+
+    /// HTTP status of the answer.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Code { code, .. } => code.status(),
+            Self::FencingTokenMismatch { .. } | Self::SeqNumMismatch { .. } => 412,
+            Self::ReadPastTail { .. } => 416,
+        }
+    }
+}

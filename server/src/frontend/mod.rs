@@ -1,0 +1,5 @@
+//! What clients talk to. [`service`] speaks domain types; [`http`] only translates to and from it.
+
+pub mod http;
+pub mod listener;
+pub mod service;

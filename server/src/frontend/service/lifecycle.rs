@@ -1,0 +1,35 @@
+//! Whether the node takes requests.
+
+use tokio_util::sync::CancellationToken;
+
+/// From start to stop: starting, ready, draining. Clones share one state.
+#[derive(Clone, Default)]
+pub struct Lifecycle {
+    ready: CancellationToken,
+    draining: CancellationToken,
+}
+
+impl Lifecycle {
+    /// Every channel of the node serves.
+    pub fn set_ready(&self) {
+        self.ready.cancel();
+    }
+
+    /// From now on new requests are refused and sessions end when what they have accepted is acknowledged.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready.is_cancelled() && !self.is_draining()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Resolves when draining begins. Cancel safe.
+    pub async fn drained(&self) {
+        self.draining.cancelled().await;
+    }
+}

@@ -1,0 +1,328 @@
+//! Reads: one reply, or a session that follows the stream.
+//!
+//! Both are one loop: ask the channel, which answers from memory, points to chunks, or says that this is the tail;
+//! cut what comes to the request's limits; at the tail end, or wait there.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use millrace_api::error::ErrorCode;
+use millrace_api::limits::{
+    BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, HEARTBEAT_MAX, HEARTBEAT_MIN, UNARY_WAIT_MAX,
+};
+use millrace_api::name::{BasinName, StreamName};
+use millrace_api::position::{SeqNum, StreamPosition};
+use millrace_api::read::{ReadRequest, ReadStart};
+use millrace_wal::Frame;
+use tokio::time::Instant;
+
+use super::cut::{Cutter, Remaining, Taken, Wanted};
+use super::resolve::{Dormant, Intent, Resolved};
+use super::types::{ReadEvent, RecordBatch};
+use super::{Frontend, refusal_error};
+use crate::channel::handle::{Pending, ReadBounds};
+use crate::channel::message::{ReadReply, ReadView, Refusal, Seek};
+use crate::chunk_reader::{ChunkRange, ReadError};
+use crate::error::ServiceError;
+
+impl Frontend {
+    /// Durable records from the start asked for, as many as the limits allow; empty when all in range are gone, or
+    /// when nothing came within the wait.
+    pub async fn read(
+        self: &Arc<Self>,
+        basin: &BasinName,
+        stream: &StreamName,
+        mut request: ReadRequest,
+    ) -> Result<RecordBatch, ServiceError> {
+        let count = request.limits.count.unwrap_or(BATCH_RECORDS_MAX).min(BATCH_RECORDS_MAX);
+        let bytes = request.limits.bytes.unwrap_or(BATCH_METERED_BYTES_MAX).min(BATCH_METERED_BYTES_MAX);
+        request.limits.count = Some(count);
+        request.limits.bytes = Some(bytes);
+        request.wait = request.wait.map(|wait| wait.min(UNARY_WAIT_MAX));
+        let mut session = self.read_session(basin, stream, request).await?;
+        let mut all = RecordBatch::default();
+        while let Some(event) = session.next().await {
+            match event? {
+                ReadEvent::Batch(batch) => {
+                    all.extend(batch);
+                    // More that is there already, but nothing that has to be waited for.
+                    session.follow = false;
+                }
+                ReadEvent::Heartbeat { .. } => {}
+            }
+        }
+        let next = all.last_seq_num + 1;
+        all.tail = session.view.map(|view| view.tail).filter(|tail| all.count == 0 || next == tail.seq_num);
+        Ok(all)
+    }
+
+    /// Begins a session: records from the start asked for, then, unless limits forbid it, what is appended.
+    pub async fn read_session(
+        self: &Arc<Self>,
+        basin: &BasinName,
+        stream: &StreamName,
+        request: ReadRequest,
+    ) -> Result<ReadSession, ServiceError> {
+        let follow = request.may_follow();
+        let mut resolved = self.resolve(basin, stream, Intent::Read).await?;
+        if resolved.dormant.is_some() {
+            self.linearize().await?;
+            resolved = self.resolve(basin, stream, Intent::Read).await?;
+        }
+        let mut session = ReadSession::new(self.clone(), resolved, &request, follow);
+        session.start(&request).await?;
+        Ok(session)
+    }
+}
+
+/// A read in progress. After the end or an error nothing follows.
+pub struct ReadSession {
+    frontend: Arc<Frontend>,
+    resolved: Resolved,
+    /// What to ask the channel for next.
+    seek: Seek,
+    /// The first record to deliver; a walk through chunks may start before it.
+    wanted: Wanted,
+    remaining: Remaining,
+    follow: bool,
+    wait: Option<Duration>,
+    /// The session has been at the tail; batches carry it from then on.
+    live: bool,
+    view: Option<ReadView>,
+    frames: VecDeque<Frame>,
+    chunks: Option<Chunks>,
+    asked: Option<Pending<ReadReply>>,
+    /// When the silence at the tail began.
+    silent_since: Instant,
+    heartbeat_at: Instant,
+    ended: bool,
+}
+
+struct Chunks {
+    frames: BoxStream<'static, Result<Vec<Frame>, ReadError>>,
+    /// Exclusive: memory takes over here.
+    end: SeqNum,
+}
+
+enum Step {
+    Reply(Result<ReadReply, Refusal>),
+    Chunks(Option<Result<Vec<Frame>, ReadError>>),
+    Heartbeat,
+    WaitOver,
+    Draining,
+}
+
+impl ReadSession {
+    fn new(frontend: Arc<Frontend>, resolved: Resolved, request: &ReadRequest, follow: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            frontend,
+            resolved,
+            seek: Seek::SeqNum(0),
+            wanted: Wanted::default(),
+            remaining: Remaining::new(&request.limits),
+            follow,
+            wait: request.wait,
+            live: false,
+            view: None,
+            frames: VecDeque::new(),
+            chunks: None,
+            asked: None,
+            silent_since: now,
+            heartbeat_at: now + HEARTBEAT_MAX,
+            ended: false,
+        }
+    }
+
+    /// Finds the start, or refuses one that the request may not have.
+    async fn start(&mut self, request: &ReadRequest) -> Result<(), ServiceError> {
+        let seek = match request.start {
+            ReadStart::SeqNum(seq_num) => Seek::SeqNum(seq_num),
+            ReadStart::Timestamp(timestamp) => Seek::Timestamp(timestamp),
+            ReadStart::TailOffset(offset) => Seek::SeqNum(self.tail().await?.seq_num.saturating_sub(offset)),
+        };
+        let view = self.look(seek).await?;
+        let tail = view.tail;
+        let (beyond, at_tail) = match seek {
+            Seek::SeqNum(seq_num) => (seq_num > tail.seq_num, seq_num == tail.seq_num),
+            Seek::Timestamp(timestamp) => (timestamp > tail.timestamp, tail.seq_num == 0),
+        };
+        let clamped = beyond && request.clamp;
+        if (beyond && !clamped) || ((at_tail || clamped) && !self.follow) {
+            return Err(ServiceError::ReadPastTail { tail });
+        }
+        self.seek = if clamped || at_tail { Seek::SeqNum(tail.seq_num) } else { seek };
+        self.wanted = match self.seek {
+            Seek::SeqNum(seq_num) => Wanted { seq_num, timestamp: None },
+            Seek::Timestamp(timestamp) => Wanted { seq_num: 0, timestamp: Some(timestamp) },
+        };
+        self.view = Some(view);
+        self.schedule_heartbeat();
+        Ok(())
+    }
+
+    async fn tail(&self) -> Result<StreamPosition, ServiceError> {
+        match self.idle() {
+            Some(dormant) => Ok(dormant.tail),
+            None => self.resolved.channel.check_tail(self.resolved.stream).await.map_err(refusal_error),
+        }
+    }
+
+    /// The state of the stream; keeps the channel's answer if it is one to go on with.
+    async fn look(&mut self, seek: Seek) -> Result<ReadView, ServiceError> {
+        if let Some(Dormant { tail, trim }) = self.idle() {
+            return Ok(ReadView { tail, trim });
+        }
+        let pending = self.ask(seek, false).await;
+        let reply = pending.await.unwrap_or(Err(Refusal::Stopped)).map_err(refusal_error)?;
+        let view = reply.view();
+        self.take(reply, seek);
+        Ok(view)
+    }
+
+    /// Set when the stream stands in metadata alone, with nothing to read and nobody to wait for.
+    fn idle(&self) -> Option<Dormant> {
+        self.resolved.dormant.filter(|dormant| !self.follow && dormant.trim >= dormant.tail.seq_num)
+    }
+
+    async fn ask(&self, seek: Seek, wait: bool) -> Pending<ReadReply> {
+        let bounds = ReadBounds {
+            records_max: self.remaining.records().min(BATCH_RECORDS_MAX),
+            metered_bytes_max: self.remaining.metered_bytes().min(BATCH_METERED_BYTES_MAX),
+            wait,
+        };
+        self.resolved.channel.read(self.resolved.stream, seek, bounds).await
+    }
+
+    /// The next thing to say; `None` at a clean end.
+    ///
+    /// Cancel safe: what was not returned is returned by the next call.
+    pub async fn next(&mut self) -> Option<Result<ReadEvent, ServiceError>> {
+        let event = self.advance().await.transpose();
+        if !matches!(event, Some(Ok(_))) {
+            self.ended = true;
+        }
+        event
+    }
+
+    async fn advance(&mut self) -> Result<Option<ReadEvent>, ServiceError> {
+        loop {
+            if self.ended {
+                return Ok(None);
+            }
+            if let Some(batch) = self.cut()? {
+                self.silent_since = Instant::now();
+                self.schedule_heartbeat();
+                return Ok(Some(ReadEvent::Batch(batch)));
+            }
+            if self.remaining.is_exhausted() {
+                return Ok(None);
+            }
+            match self.step().await {
+                Step::Reply(reply) => {
+                    self.asked = None;
+                    let reply = reply.map_err(refusal_error)?;
+                    self.view = Some(reply.view());
+                    let at_tail = matches!(reply, ReadReply::AtTail { .. });
+                    self.take(reply, self.seek);
+                    if at_tail && !self.follow {
+                        return Ok(None);
+                    }
+                    if at_tail {
+                        self.live = true;
+                        self.silent_since = Instant::now();
+                        return Ok(self.heartbeat());
+                    }
+                }
+                Step::Chunks(Some(frames)) => self.frames.extend(frames.map_err(|error| storage(&error))?),
+                Step::Chunks(None) => {
+                    if let Some(chunks) = self.chunks.take() {
+                        self.seek = Seek::SeqNum(self.wanted.seq_num.max(chunks.end));
+                    }
+                }
+                Step::Heartbeat => return Ok(self.heartbeat()),
+                Step::WaitOver => return Ok(None),
+                Step::Draining => {
+                    return Err(ServiceError::new(ErrorCode::ServerDraining, "this node is stopping"));
+                }
+            }
+        }
+    }
+
+    /// Waits for the next thing that happens to a session with nothing buffered.
+    async fn step(&mut self) -> Step {
+        if self.chunks.is_none() && self.asked.is_none() {
+            self.asked = Some(self.ask(self.seek, self.live && self.follow).await);
+        }
+        let wait_over = self.wait.filter(|_| self.live).map(|wait| self.silent_since + wait);
+        let progress = async {
+            match (&mut self.chunks, &mut self.asked) {
+                (Some(chunks), _) => Step::Chunks(chunks.frames.next().await),
+                (None, Some(asked)) => Step::Reply(asked.await.unwrap_or(Err(Refusal::Stopped))),
+                (None, None) => unreachable!("asked above"),
+            }
+        };
+        tokio::select! {
+            biased;
+            step = progress => step,
+            () = self.frontend.lifecycle.drained() => Step::Draining,
+            () = tokio::time::sleep_until(wait_over.unwrap_or(self.heartbeat_at)), if wait_over.is_some() => {
+                Step::WaitOver
+            }
+            () = tokio::time::sleep_until(self.heartbeat_at) => Step::Heartbeat,
+        }
+    }
+
+    fn take(&mut self, reply: ReadReply, seek: Seek) {
+        match reply {
+            ReadReply::Frames { frames, .. } => self.frames.extend(frames.iter().cloned()),
+            ReadReply::Chunks { start, streamlet, end, log, view } => {
+                let stream = self.resolved.stream;
+                let range = ChunkRange { stream, streamlet, start, seek, floor: view.trim, end, log };
+                self.chunks = Some(Chunks { frames: self.frontend.chunks.clone().frames(range), end });
+            }
+            ReadReply::AtTail { .. } => {}
+        }
+    }
+
+    /// A batch from what is buffered, or `None` if nothing of it is wanted.
+    fn cut(&mut self) -> Result<Option<RecordBatch>, ServiceError> {
+        let trim = self.view.map_or(0, |view| view.trim);
+        self.wanted.seq_num = self.wanted.seq_num.max(trim);
+        let mut cutter = Cutter::new(self.wanted, &mut self.remaining);
+        while let Some(frame) = self.frames.front() {
+            match cutter.take(frame).map_err(|error| storage(&error))? {
+                Taken::Whole => drop(self.frames.pop_front()),
+                Taken::InPart => break,
+            }
+        }
+        let mut batch = cutter.finish();
+        if batch.count == 0 {
+            return Ok(None);
+        }
+        self.wanted = Wanted { seq_num: batch.last_seq_num + 1, timestamp: None };
+        self.seek = Seek::SeqNum(self.wanted.seq_num);
+        batch.tail = self.view.filter(|_| self.live && self.chunks.is_none()).map(|view| view.tail);
+        Ok(Some(batch))
+    }
+
+    fn heartbeat(&mut self) -> Option<ReadEvent> {
+        self.schedule_heartbeat();
+        let tail = self.view?.tail;
+        Some(ReadEvent::Heartbeat { tail, now_ms: self.frontend.env.now_ms() })
+    }
+
+    /// At random, so that the sessions of a node do not all speak at once.
+    fn schedule_heartbeat(&mut self) {
+        let spread_ms = (HEARTBEAT_MAX - HEARTBEAT_MIN).as_millis();
+        let after_ms = (self.frontend.env.random_u128() % spread_ms) as u64;
+        self.heartbeat_at = Instant::now() + HEARTBEAT_MIN + Duration::from_millis(after_ms);
+    }
+}
+
+fn storage(error: &dyn std::fmt::Display) -> ServiceError {
+    ServiceError::new(ErrorCode::Storage, error.to_string())
+}

@@ -1,0 +1,279 @@
+//! The one place where a node is wired: metadata, store, channels, frontend, listener, background work.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_api::config::StorageClass;
+use millrace_api::id::{ChannelId, Incarnation, NodeId, ZoneGen};
+use millrace_raft::command::{CreateChannel, RegisterNode};
+use millrace_raft::error::MetaError;
+use millrace_raft::group::{Meta, MetaOptions};
+use millrace_wal::{Wal, WalOptions, Zone};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::channel::handle::ChannelHandle;
+use crate::channel::recovery::{self, Owner, RecoveryError};
+use crate::channel::state::ChannelLimits;
+use crate::channel::task::{self, ChannelTask};
+use crate::channels::Channels;
+use crate::chunk_reader::ChunkReader;
+use crate::config::{ConfigError, NodeConfig};
+use crate::env::Env;
+use crate::frontend::http::{self, HttpOptions};
+use crate::frontend::listener::Server;
+use crate::frontend::service::{Frontend, Lifecycle, ServiceLimits};
+use crate::init_file::{Declaration, InitError};
+use crate::store::{self, StoreError};
+use crate::tasks::deletion::Deletion;
+use crate::telemetry::Metrics;
+use crate::tls::{self, TlsError};
+
+/// The only node of a cell, until cells have several.
+const NODE: NodeId = NodeId(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("data directory {path}: {cause}")]
+    DataDir { path: PathBuf, cause: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Wal(#[from] millrace_wal::WalError),
+    #[error("metadata: {0}")]
+    Meta(#[from] MetaError),
+    #[error("channel {channel} cannot be recovered: {cause}")]
+    Recovery { channel: ChannelId, cause: RecoveryError },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("cannot listen on {addr}: {cause}")]
+    Listen { addr: SocketAddr, cause: std::io::Error },
+    #[error(transparent)]
+    Init(#[from] InitError),
+}
+
+/// How a node ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Asked to: what was accepted is durable and answered.
+    Stopped,
+    /// It must not or cannot go on; the text says why and is meant for the operator.
+    Failed(String),
+}
+
+/// A node that serves.
+pub struct Node {
+    config: NodeConfig,
+    meta: Meta,
+    frontend: Arc<Frontend>,
+    lifecycle: Lifecycle,
+    http: Server,
+    channels: JoinSet<(ChannelId, task::Ended)>,
+    stop_channels: CancellationToken,
+    stop_tasks: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Node {
+    /// Starts a node; it serves when this returns. What a former process acknowledged on the same data is there.
+    pub async fn start(config: NodeConfig, env: Env) -> Result<Self, NodeError> {
+        let meta = Meta::open(MetaOptions::new(metadata_dir(&config)?, NODE)).await?;
+        let zone = store::open(&config.store, &meta, &env).await?;
+        let zone_gen = zone.zone_gen;
+        let wal = Wal::new(vec![zone], 1, wal_options(&config, &env))?;
+        let incarnation = register(&meta, &env).await?;
+
+        let stop_channels = CancellationToken::new();
+        let mut running = JoinSet::new();
+        let mut channels = Channels::default();
+        let mut stats = Vec::new();
+        for number in 1..=config.channels {
+            let id = ChannelId(number);
+            let owner = Owner { node: NODE, incarnation };
+            let (handle, task) = start_channel(id, owner, zone_gen, &config, &env, &meta, &wal, &stop_channels)
+                .await
+                .map_err(|cause| NodeError::Recovery { channel: id, cause })?;
+            stats.push((id, task.stats.clone()));
+            channels.insert(StorageClass::Standard, handle);
+            running.spawn(async move { (id, task.run().await) });
+        }
+
+        let lifecycle = Lifecycle::default();
+        let chunks = Arc::new(ChunkReader::new(wal, config.footer_cache_bytes, config.read_ahead_bytes));
+        let limits = ServiceLimits {
+            append_bytes_in_flight: config.append_bytes_in_flight,
+            append_timeout: config.append_timeout,
+        };
+        let frontend = Arc::new(Frontend::new(
+            env.clone(),
+            meta.clone(),
+            channels.clone(),
+            chunks,
+            limits,
+            lifecycle.clone(),
+        ));
+        if let Some(path) = &config.init_file {
+            let converged = Declaration::read(path)?.apply(&frontend).await?;
+            tracing::info!(?converged, path = %path.display(), "applied the init file");
+        }
+        let http = listen(&config, &env, &frontend, Metrics::new(stats)).await?;
+        let stop_tasks = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let deletion = Deletion { env, meta: meta.clone(), channels, grace: config.deletion_grace };
+        tasks.spawn(deletion.run(stop_tasks.clone()));
+        lifecycle.set_ready();
+        tracing::info!(http = %http.local_addr(), store = %store::redacted(&config.store), "serving");
+        Ok(Self { config, meta, frontend, lifecycle, http, channels: running, stop_channels, stop_tasks, tasks })
+    }
+
+    /// Where the HTTP API is; has the real port when the one asked for was 0.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.local_addr()
+    }
+
+    /// The operations of the API without a network between.
+    pub fn frontend(&self) -> &Arc<Frontend> {
+        &self.frontend
+    }
+
+    /// Serves until `stop` resolves, then stops gracefully; or until the node cannot go on.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Ended {
+        let failure = tokio::select! {
+            () = stop => None,
+            ended = self.channels.join_next() => Some(channel_failure(ended)),
+            why = self.meta.failed() => Some(format!("the metadata group has failed: {why}")),
+        };
+        match failure {
+            None => {
+                tracing::info!("stopping: new requests are refused, accepted ones are finished");
+                self.stop(self.config.stop_timeout).await;
+                tracing::info!("stopped");
+                Ended::Stopped
+            }
+            Some(why) => {
+                tracing::error!(why, "the node cannot go on and stops");
+                self.stop(Duration::from_secs(1)).await;
+                Ended::Failed(why)
+            }
+        }
+    }
+
+    /// Sessions end once what they accepted is answered, then channels write out what they hold, then metadata.
+    async fn stop(mut self, clients_timeout: Duration) {
+        self.lifecycle.drain();
+        self.stop_tasks.cancel();
+        self.http.stop(clients_timeout).await;
+        self.stop_channels.cancel();
+        let written = async { while self.channels.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.config.append_timeout, written).await.is_err() {
+            tracing::warn!("storage did not take the last chunks; unacknowledged appends may be lost");
+        }
+        self.channels.shutdown().await;
+        self.tasks.shutdown().await;
+        self.meta.shutdown().await;
+    }
+}
+
+/// Why the node stops when a channel has ended by itself.
+fn channel_failure(ended: Option<Result<(ChannelId, task::Ended), tokio::task::JoinError>>) -> String {
+    match ended {
+        Some(Ok((channel, task::Ended::Fenced(by)))) => format!(
+            "fenced: another process has taken over channel {channel} ({by:?}); this node acknowledges nothing more"
+        ),
+        Some(Ok((channel, task::Ended::Stopped))) => format!("channel {channel} has stopped"),
+        Some(Err(panic)) => format!("a channel has failed: {panic}"),
+        None => "no channel is left".into(),
+    }
+}
+
+/// The directory for metadata, made if it is missing. A store in memory is new at every start, and so is what is
+/// known about it.
+fn metadata_dir(config: &NodeConfig) -> Result<PathBuf, NodeError> {
+    let in_memory = config.store.starts_with("memory:");
+    let dir = config.data_dir.join(if in_memory { "meta-in-memory" } else { "meta" });
+    let unusable = |cause| NodeError::DataDir { path: dir.clone(), cause };
+    if in_memory && dir.exists() {
+        std::fs::remove_dir_all(&dir).map_err(unusable)?;
+    }
+    std::fs::create_dir_all(&dir).map_err(unusable)?;
+    Ok(dir)
+}
+
+fn wal_options(config: &NodeConfig, env: &Env) -> WalOptions {
+    let seed = env.random_u128() as u64;
+    WalOptions { inflight_chunks: config.inflight_chunks, seed, ..WalOptions::default() }
+}
+
+/// Begins a life of this node. That the metadata directory is open here proves that the former process has ended.
+async fn register(meta: &Meta, env: &Env) -> Result<Incarnation, MetaError> {
+    let incarnation = Incarnation(env.random_u128());
+    meta.propose(RegisterNode {
+        node: NODE,
+        incarnation,
+        zone: String::new(),
+        address: String::new(),
+        proves_old_dead: true,
+        now_ms: env.now_ms(),
+    })
+    .await?;
+    Ok(incarnation)
+}
+
+#[allow(clippy::too_many_arguments)] // Wiring: each is one part of the node.
+async fn start_channel(
+    id: ChannelId,
+    owner: Owner,
+    zone_gen: ZoneGen,
+    config: &NodeConfig,
+    env: &Env,
+    meta: &Meta,
+    wal: &Wal,
+    stop: &CancellationToken,
+) -> Result<(ChannelHandle, ChannelTask), RecoveryError> {
+    meta.propose(CreateChannel { channel: id, class: StorageClass::Standard }).await?;
+    let limits = ChannelLimits {
+        chunk_bytes: config.chunk_bytes,
+        linger: config.linger,
+        recent_bytes: config.recent_bytes / config.channels as usize,
+    };
+    let recovered = recovery::take_over(id, owner, vec![zone_gen], limits, env, meta, wal).await?;
+    let (handle, requests) = ChannelHandle::new(id);
+    let mut task = ChannelTask {
+        id,
+        epoch: recovered.epoch,
+        env: env.clone(),
+        meta: meta.clone(),
+        state: recovered.state,
+        writer: recovered.writer,
+        written: recovered.written,
+        requests,
+        idle_timeout: config.idle_timeout,
+        stop: stop.clone(),
+        stats: Arc::default(),
+        waiting: task::Waiting::default(),
+    };
+    task.close_leftovers(recovered.deleting);
+    Ok((handle, task))
+}
+
+async fn listen(
+    config: &NodeConfig,
+    env: &Env,
+    frontend: &Arc<Frontend>,
+    metrics: Metrics,
+) -> Result<Server, NodeError> {
+    let tls = tls::acceptor(&config.tls)?;
+    let addr = config.http_addr;
+    let listener = env.network.listen(addr).await.map_err(|cause| NodeError::Listen { addr, cause })?;
+    let options = HttpOptions {
+        basin_domain: config.basin_domain.clone(),
+        cors: config.cors,
+        metrics: Arc::new(move || metrics.render()),
+    };
+    let router = http::router(frontend.clone(), options);
+    Server::start(listener, tls, router, config.connections_max).map_err(|cause| NodeError::Listen { addr, cause })
+}

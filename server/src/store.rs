@@ -1,0 +1,114 @@
+//! The node's store: opened, checked, and proved to be the one that metadata knows.
+//!
+//! A store holds a marker with the cell it belongs to and a random number of its own life. A store without the marker
+//! that metadata remembers is blank, restored or somebody else's, and is never used silently: what was acknowledged
+//! is not in it.
+
+use std::collections::BTreeMap;
+
+use millrace_api::id::ZoneGen;
+use millrace_raft::command::{InitCell, RegisterZone};
+use millrace_raft::error::MetaError;
+use millrace_raft::group::Meta;
+use millrace_wal::marker::{self, Marker};
+use millrace_wal::zone;
+use millrace_wal::{Zone, preflight};
+
+use crate::env::Env;
+
+/// The zone that a Standard WAL writes to.
+const ZONE: u32 = 0;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("store {url}: {cause}")]
+    Unusable { url: String, cause: String },
+    #[error(
+        "store {url} belongs to another cell ({found:032x}, this is {cell:032x}): give this node a store or a prefix \
+         of its own, or the data directory that belongs to the store"
+    )]
+    OtherCell { url: String, found: u128, cell: u128 },
+    #[error(
+        "store {url} is not the one that this node has written to: {what}. Acknowledged records are not in it, so it \
+         is not used. Give back the former store, or start with an empty data directory"
+    )]
+    Replaced { url: String, what: &'static str },
+    #[error("metadata: {0}")]
+    Meta(#[from] MetaError),
+}
+
+/// Opens the store and registers it with the cell if both are new.
+pub async fn open(url: &str, meta: &Meta, env: &Env) -> Result<Zone, StoreError> {
+    let unusable = |cause: &dyn std::fmt::Display| StoreError::Unusable {
+        url: redacted(url),
+        cause: cause.to_string(),
+    };
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let store = zone::open_url(url, &environment).map_err(|error| unusable(&error))?;
+    preflight::check(store.as_ref(), env.random_u128()).await.map_err(|error| unusable(&error))?;
+    let cell = cell_id(meta, env).await?;
+    let found = marker::read(store.as_ref()).await.map_err(|error| unusable(&error))?;
+    let known = meta.state().zones().map_err(MetaError::from)?.into_iter().find(|zone| zone.zone == ZONE);
+    let zone_gen = match (known, found) {
+        (_, Some(found)) if found.cell_id != cell => {
+            return Err(StoreError::OtherCell { url: redacted(url), found: found.cell_id, cell });
+        }
+        (Some(known), Some(found)) if known.gen_id == found.zone_gen => known.gen_id,
+        (Some(_), Some(_)) => return Err(replaced(url, "its marker names another life of it")),
+        (Some(_), None) => return Err(replaced(url, "it has no marker")),
+        (None, Some(found)) => register(meta, found.zone_gen).await?,
+        (None, None) => {
+            let marker = Marker { cell_id: cell, zone_gen: ZoneGen(env.random_u128()) };
+            marker::create(store.as_ref(), &marker).await.map_err(|error| unusable(&error))?;
+            register(meta, marker.zone_gen).await?
+        }
+    };
+    Ok(Zone { store, zone_gen })
+}
+
+async fn cell_id(meta: &Meta, env: &Env) -> Result<u128, StoreError> {
+    if let Some(cell) = meta.state().cell_id().map_err(MetaError::from)? {
+        return Ok(cell);
+    }
+    let cell_id = env.random_u128();
+    meta.propose(InitCell { cell_id }).await?;
+    Ok(cell_id)
+}
+
+async fn register(meta: &Meta, gen_id: ZoneGen) -> Result<ZoneGen, StoreError> {
+    meta.propose(RegisterZone { zone: ZONE, gen_id }).await?;
+    Ok(gen_id)
+}
+
+fn replaced(url: &str, what: &'static str) -> StoreError {
+    StoreError::Replaced { url: redacted(url), what }
+}
+
+/// The URL without what may be secret in it.
+pub fn redacted(url: &str) -> String {
+    let Ok(mut parsed) = url::Url::parse(url) else { return "(not a URL)".into() };
+    let _ = parsed.set_password(None);
+    let public: Vec<(String, String)> = parsed
+        .query_pairs()
+        .filter(|(name, _)| matches!(&**name, "endpoint" | "region"))
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    parsed.set_query(None);
+    if !public.is_empty() {
+        parsed.query_pairs_mut().extend_pairs(public);
+    }
+    parsed.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_in_a_store_url_are_not_shown() {
+        let url = "s3://bucket/p?endpoint=http://127.0.0.1:8333&access_key_id=ak&secret_access_key=sk";
+        let shown = redacted(url);
+        assert!(shown.contains("127.0.0.1"), "{shown}");
+        assert!(!shown.contains("sk") && !shown.contains("=ak"), "{shown}");
+    }
+}

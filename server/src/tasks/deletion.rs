@@ -1,0 +1,97 @@
+//! Carries out deletions that were marked: streams of deleted basins are marked in bounded steps, streams are purged
+//! when nobody can answer for them any more, basins when they are empty.
+//!
+//! Every step is a command that is safe to repeat, and what is left to do stands in metadata: a node that stops in
+//! the middle goes on where it was. One stream that cannot be purged yet does not hold up those behind it.
+
+use std::time::Duration;
+
+use millrace_api::id::{ChannelId, StreamId};
+use millrace_raft::command::{MARK_LIMIT_MAX, MarkBasinStreams, PurgeBasin, PurgeStream};
+use millrace_raft::error::MetaError;
+use millrace_raft::group::Meta;
+use tokio_util::sync::CancellationToken;
+
+use crate::channels::Channels;
+use crate::env::Env;
+
+/// How often marks are looked for.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Streams looked at in one step.
+const PAGE: usize = 1000;
+
+pub struct Deletion {
+    pub env: Env,
+    pub meta: Meta,
+    pub channels: Channels,
+    /// How long the name of a deleted stream stays taken.
+    pub grace: Duration,
+}
+
+impl Deletion {
+    /// Runs until cancelled; a failed round is logged and the next one tries again.
+    pub async fn run(self, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+            match stop.run_until_cancelled(self.round()).await {
+                Some(Err(error)) => tracing::warn!(%error, "deletions are held up"),
+                Some(Ok(())) | None => {}
+            }
+        }
+    }
+
+    async fn round(&self) -> Result<(), MetaError> {
+        let basins = self.meta.state().deleting_basins()?;
+        for deleting in basins.iter().filter(|deleting| !deleting.marked) {
+            let basin = deleting.basin.id;
+            let marked = self.meta.propose(MarkBasinStreams {
+                basin,
+                limit: MARK_LIMIT_MAX,
+                now_ms: self.env.now_ms(),
+            });
+            for (stream, open) in marked.await?.marked {
+                self.tell_owner(stream, open.map(|(channel, _)| channel)).await;
+            }
+        }
+        self.purge_streams().await?;
+        for deleting in basins.iter().filter(|deleting| deleting.marked) {
+            tolerate_refusal(self.meta.propose(PurgeBasin { basin: deleting.basin.id }).await)?;
+        }
+        Ok(())
+    }
+
+    async fn purge_streams(&self) -> Result<(), MetaError> {
+        let grace_ms = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
+        let mut after = None;
+        loop {
+            let page = self.meta.state().deleting_streams(after, PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.cursor);
+            for deleting in page {
+                let stream = deleting.stream;
+                if let Some(open) = stream.open {
+                    self.tell_owner(stream.id, Some(open.channel)).await;
+                    continue;
+                }
+                let marked_at_ms = stream.deletion.map_or(0, |deletion| deletion.at_ms);
+                if marked_at_ms.saturating_add(grace_ms) <= self.env.now_ms() {
+                    tolerate_refusal(self.meta.propose(PurgeStream { stream: stream.id }).await)?;
+                }
+            }
+        }
+    }
+
+    /// The owner stops answering for a stream that is marked, and closes its streamlet.
+    async fn tell_owner(&self, stream: StreamId, channel: Option<ChannelId>) {
+        if let Some(channel) = channel.and_then(|channel| self.channels.get(channel)) {
+            channel.refresh(stream).await;
+        }
+    }
+}
+
+/// A refusal means "not yet": the mark stays and the next round asks again.
+fn tolerate_refusal<T>(result: Result<T, MetaError>) -> Result<(), MetaError> {
+    match result {
+        Ok(_) | Err(MetaError::Refused(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,3 @@
+//! Work that goes on in the background.
+
+pub mod deletion;
