@@ -91,7 +91,7 @@ pub fn write_ping(out: &mut Vec<u8>, ping: &Ping) {
 }
 
 /// Appends an `error` event, the last of a read that failed. `json` is the body that a unary reply would have
-/// had, on one line as every encoder of this crate writes it; line breaks would be taken for more data lines.
+/// had; line breaks in it become further data lines, which the client joins again.
 pub fn write_error(out: &mut Vec<u8>, json: &[u8]) {
     write_event(out, "error", json);
 }

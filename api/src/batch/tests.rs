@@ -2,6 +2,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::{BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::test_data::{any_input, encode_oddly, number, quirks, valid_input};
 
 fn record(headers: &[(&'static str, &'static str)], body: impl Into<Bytes>) -> proto::AppendRecord {
@@ -147,6 +148,21 @@ fn unknown_fields_may_nest_as_deep_as_the_generated_decoder_allows() {
         let expected = proto::AppendInput::decode(&bytes[..]).is_ok();
         assert_eq!(AppendBatch::decode(bytes.into()).is_ok(), expected, "{depth}");
     }
+}
+
+/// These bytes are stored: an encoder that writes others breaks every store that exists.
+#[test]
+fn encoded_record_has_the_bytes_of_the_first_format() {
+    let batch = decode(&input(vec![
+        record(&[("n", "v"), ("m", "")], "body"),
+        record(&[], ""),
+    ]))
+    .unwrap();
+    let mut out = Vec::new();
+    batch.encode_record(0, 1, 300, &mut out);
+    batch.encode_record(1, 0, 0, &mut out);
+    let first = b"\x0a\x18\x08\x01\x10\xac\x02\x1a\x06\x0a\x01n\x12\x01v\x1a\x03\x0a\x01m\x22\x04body";
+    assert_eq!(out, [&first[..], b"\x0a\x00"].concat());
 }
 
 /// What the batch must say about itself, worked out on the decoded values.
