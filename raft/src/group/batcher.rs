@@ -1,33 +1,60 @@
 //! Commands that come while others are on their way travel together in the next write of the log.
 
-use futures::StreamExt;
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::Proposed;
+use futures::StreamExt;
+use openraft::errors::ClientWriteError;
+use tokio::sync::{mpsc, oneshot};
+
 use super::core::Raft;
+use crate::command::Command;
 use crate::error::MetaError;
+use crate::types::Answer;
 
 /// Commands of one batch.
 const BATCH_MAX: usize = 256;
+
+/// A command on its way into the log.
+pub struct Proposed {
+    pub command: Command,
+    pub answer: oneshot::Sender<Result<Answer, MetaError>>,
+    pub fate: Fate,
+}
+
+/// Whether a waiting command was taken up or given up: one of both, decided once.
+#[derive(Clone, Default)]
+pub struct Fate(Arc<AtomicU8>);
+
+const WAITING: u8 = 0;
+const TAKEN_UP: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+impl Fate {
+    /// `true`: nobody will propose the command any more.
+    pub fn give_up(&self) -> bool {
+        self.decide(GIVEN_UP)
+    }
+
+    fn take_up(&self) -> bool {
+        self.decide(TAKEN_UP)
+    }
+
+    fn decide(&self, fate: u8) -> bool {
+        self.0
+            .compare_exchange(WAITING, fate, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
 
 /// Ends when every sender is gone.
 pub async fn run(raft: Raft, mut proposed: mpsc::Receiver<Proposed>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while proposed.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        // Whoever has given up is left out: nothing of his was applied, and he was told that it is unknown.
-        batch.retain(|one| !one.answer.is_closed());
-        if batch.is_empty() {
-            continue;
+        batch.retain(|one: &Proposed| one.fate.take_up());
+        if !batch.is_empty() {
+            write(&raft, &mut batch).await;
         }
-        if !raft.is_leader() {
-            for one in batch.drain(..) {
-                let _ = one
-                    .answer
-                    .send(Err(MetaError::Retry("this node does not lead".into())));
-            }
-            continue;
-        }
-        write(&raft, &mut batch).await;
     }
 }
 
@@ -42,8 +69,7 @@ async fn write(raft: &Raft, batch: &mut Vec<Proposed>) {
                 let Some(one) = waiting.next() else { break };
                 let answer = match answer {
                     Ok(Ok(written)) => Ok(written.response),
-                    // Whether it was still appended before leadership went is not said.
-                    Ok(Err(error)) => Err(MetaError::Unknown(error.to_string().into())),
+                    Ok(Err(error)) => Err(not_written(&error)),
                     Err(fatal) => Err(MetaError::Closed(fatal.to_string().into())),
                 };
                 let _ = one.send(answer);
@@ -53,5 +79,14 @@ async fn write(raft: &Raft, batch: &mut Vec<Proposed>) {
     }
     for one in waiting {
         let _ = one.send(Err(MetaError::Closed(end.as_str().into())));
+    }
+}
+
+fn not_written(error: &ClientWriteError<crate::types::TypeConfig>) -> MetaError {
+    match error {
+        // Rejected before it was appended.
+        ClientWriteError::ForwardToLeader(forward) => MetaError::Retry(forward.to_string().into()),
+        // It left this log, but may be in another's.
+        other => MetaError::Unknown(other.to_string().into()),
     }
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::impls::BasicNode;
@@ -145,7 +146,11 @@ async fn lead(raft: &Raft, options: &MetaOptions) -> Result<(), MetaError> {
             .await
             .map_err(|error| failed("initialize", error))?;
     }
-    let alone = raft.voter_ids().eq([node]);
+    // Asked of the core: the published metrics may be behind.
+    let alone = raft
+        .with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([node]))
+        .await
+        .map_err(|fatal| failed("start", fatal))?;
     if !alone {
         return Ok(());
     }
@@ -157,7 +162,7 @@ async fn lead(raft: &Raft, options: &MetaOptions) -> Result<(), MetaError> {
     }
     let leads = raft
         .wait(Some(LEAD_TIMEOUT))
-        .current_leader(node, "a group of one leads")
+        .state(ServerState::Leader, "a group of one leads")
         .await;
     leads.map_err(|error| failed("lead", error))?;
     // The entry that begins the term stands for everything before it: then this state is complete.

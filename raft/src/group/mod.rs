@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::batcher::{Fate, Proposed};
 pub use self::metrics::{GroupMetrics, Role};
 pub use self::options::{MetaOptions, Timing};
 pub use crate::store::blocking::Blocking;
@@ -24,12 +25,6 @@ use crate::error::MetaError;
 use crate::query::StateReader;
 use crate::store::machine::Machine;
 use crate::types::Answer;
-
-/// A command on its way into the log.
-struct Proposed {
-    command: Command,
-    answer: oneshot::Sender<Result<Answer, MetaError>>,
-}
 
 /// Somebody who waits for a read index.
 type Reader = oneshot::Sender<Result<u64, MetaError>>;
@@ -94,7 +89,12 @@ impl Meta {
         let name = command.name();
         let (answer, answered) = oneshot::channel();
         let deadline = tokio::time::Instant::now() + self.shared.propose_timeout;
-        let proposed = Proposed { command, answer };
+        let fate = Fate::default();
+        let proposed = Proposed {
+            command,
+            answer,
+            fate: fate.clone(),
+        };
         match tokio::time::timeout_at(deadline, self.shared.proposals.send(proposed)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(self.closed()),
@@ -103,6 +103,7 @@ impl Meta {
         let response = match tokio::time::timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => response(answer?)?,
             Ok(Err(_)) => return Err(self.closed()),
+            Err(_) if fate.give_up() => return Err(MetaError::Retry("earlier commands still wait".into())),
             Err(_) => return Err(MetaError::Unknown(format!("{name} timed out").into())),
         };
         P::reply(response).ok_or_else(|| MetaError::Unknown(format!("{name} has another's response").into()))
