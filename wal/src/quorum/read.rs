@@ -1,0 +1,304 @@
+//! Reading chunks back, from whichever zone has a good copy.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::metrics::count;
+use super::{Wal, WalInner, WalOptions, ZoneState};
+use crate::format::{
+    ChunkId, DecodedChunk, Footer, FooterEntry, FooterSuffix, FormatError, Frame, decode_chunk,
+};
+use crate::zone::{ReadRange, StoreError};
+
+/// Why a read gave nothing, by remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Too few zones answered to know; ask again.
+    #[error("too few zones answered: {0}")]
+    Retry(String),
+    /// The chunk is no longer there: flushed and removed, most likely. Find out anew where the records are.
+    #[error("chunk {0} is gone")]
+    Gone(ChunkId),
+    /// There are copies, and none is good.
+    #[error("no good copy: {0}")]
+    Corrupt(String),
+}
+
+impl ReadError {
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Retry(_))
+    }
+}
+
+/// How much of an object to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    Footer,
+    Whole,
+}
+
+/// What a zone says about a slot.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Chunk(FoundChunk),
+    Seal,
+    Absent,
+}
+
+/// A valid chunk, as deep as it was looked at.
+#[derive(Debug)]
+pub(crate) struct FoundChunk {
+    pub(crate) index: Arc<Footer>,
+    pub(crate) whole: Option<DecodedChunk>,
+}
+
+/// A zone says nothing that counts.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum NoAnswer {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Bad(#[from] FormatError),
+}
+
+impl Wal {
+    /// The index of a chunk, from the end of the object: one read, or two for a footer above `footer_suffix`. `None`
+    /// if so many zones have no chunk there that it is not durable. The rest of the object is not checked.
+    pub async fn footer(&self, id: ChunkId) -> Result<Option<Arc<Footer>>, ReadError> {
+        self.inner
+            .first_good(id, |zone| async move {
+                Ok(match self.inner.look(zone, id, Depth::Footer).await? {
+                    Answer::Chunk(found) => Some(found.index),
+                    Answer::Seal | Answer::Absent => None,
+                })
+            })
+            .await
+    }
+
+    /// A whole chunk, with every check passed. `None` as for [`footer`](Self::footer).
+    pub async fn chunk(&self, id: ChunkId) -> Result<Option<DecodedChunk>, ReadError> {
+        self.inner
+            .first_good(id, |zone| async move {
+                Ok(match self.inner.look(zone, id, Depth::Whole).await? {
+                    Answer::Chunk(found) => found.whole,
+                    Answer::Seal | Answer::Absent => None,
+                })
+            })
+            .await
+    }
+
+    /// The frames that `entries` name: a contiguous run of the chunk's footer. One range read; header and body of
+    /// each frame are checked. The frames share the memory of the read.
+    pub async fn frames(&self, id: ChunkId, entries: &[FooterEntry]) -> Result<Vec<Frame>, ReadError> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Ok(Vec::new());
+        };
+        let (start, end) = (first.offset, last.end());
+        debug_assert!(
+            entries.windows(2).all(|pair| pair[0].end() == pair[1].offset),
+            "a contiguous run"
+        );
+        let key = &id.key();
+        let frames = self
+            .inner
+            .first_good(id, |zone| async move {
+                let len = end.saturating_sub(start);
+                match self
+                    .inner
+                    .read(zone, key, ReadRange::Range(start..end), len)
+                    .await?
+                {
+                    None => Ok(None),
+                    Some(bytes) => Ok(Some(cut_frames(&bytes, start, entries)?)),
+                }
+            })
+            .await?;
+        frames.ok_or(ReadError::Gone(id))
+    }
+
+    /// Removes objects from all zones; idempotent. The caller knows that nothing names them any more, and that none is
+    /// the seal that ended an epoch. On `Err` some may be gone.
+    pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), StoreError> {
+        let deletes = ids
+            .iter()
+            .flat_map(|id| self.inner.zones.iter().map(move |zone| (id.key(), zone)));
+        let mut results = futures::stream::iter(deletes)
+            .map(|(key, zone)| async move { zone.store.delete(&key).await })
+            .buffer_unordered(self.inner.options.recovery_parallel);
+        let mut failed = None;
+        while let Some(result) = results.next().await {
+            if let Err(error) = result {
+                failed = Some(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+fn cut_frames(bytes: &Bytes, start: u64, entries: &[FooterEntry]) -> Result<Vec<Frame>, FormatError> {
+    let mut frames = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let from = usize::try_from(entry.offset.saturating_sub(start)).unwrap_or(usize::MAX);
+        if from > bytes.len() {
+            return Err(FormatError::Truncated {
+                need: entry.end() - start,
+                have: bytes.len() as u64,
+            });
+        }
+        let frame = Frame::decode(&bytes.slice(from..))?;
+        if frame.header != entry.header {
+            return Err(FormatError::Mismatch { what: "frame header" });
+        }
+        frames.push(frame);
+    }
+    Ok(frames)
+}
+
+impl WalInner {
+    /// One read of one zone, within the time for `len` bytes.
+    pub(crate) async fn read(
+        &self,
+        zone: &ZoneState,
+        key: &str,
+        range: ReadRange,
+        len: u64,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let limit = WalOptions::timeout(self.options.read_timeout, len);
+        let started = Instant::now();
+        let result = match timeout(limit, zone.store.get(key, range)).await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Retry(format!("no answer within {limit:?}"))),
+        };
+        let metrics = &self.metrics.zones[zone.index];
+        match &result {
+            Ok(bytes) => {
+                metrics.read.observe(started.elapsed());
+                count(
+                    &metrics.read_bytes,
+                    bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+                );
+            }
+            Err(_) => count(&metrics.read_failed_total, 1),
+        }
+        result
+    }
+
+    /// What one zone has at a slot.
+    pub(crate) async fn look(&self, zone: &ZoneState, id: ChunkId, depth: Depth) -> Result<Answer, NoAnswer> {
+        let answer = match depth {
+            Depth::Footer => self.look_at_footer(zone, id).await,
+            Depth::Whole => self.look_at_whole(zone, id).await,
+        };
+        if let Err(NoAnswer::Bad(error)) = &answer {
+            count(&self.metrics.zones[zone.index].bad_copies_total, 1);
+            tracing::warn!(chunk = %id, zone = zone.index, %error, "bad copy of a chunk");
+        }
+        answer
+    }
+
+    async fn look_at_whole(&self, zone: &ZoneState, id: ChunkId) -> Result<Answer, NoAnswer> {
+        let key = id.key();
+        let Some(bytes) = self.read(zone, &key, ReadRange::Full, 64 << 20).await? else {
+            return Ok(Answer::Absent);
+        };
+        let chunk = decode_chunk(bytes)?;
+        let index = Arc::clone(&chunk.index);
+        classify(
+            id,
+            FoundChunk {
+                index,
+                whole: Some(chunk),
+            },
+        )
+    }
+
+    async fn look_at_footer(&self, zone: &ZoneState, id: ChunkId) -> Result<Answer, NoAnswer> {
+        let key = id.key();
+        let mut suffix_len = self.options.footer_suffix;
+        // The second answer names no other length than the first, or the object is bad.
+        for _ in 0..2 {
+            let Some(suffix) = self
+                .read(zone, &key, ReadRange::Suffix(suffix_len), suffix_len)
+                .await?
+            else {
+                return Ok(Answer::Absent);
+            };
+            match Footer::decode(&suffix)? {
+                FooterSuffix::Whole(footer) => {
+                    return classify(
+                        id,
+                        FoundChunk {
+                            index: Arc::new(footer),
+                            whole: None,
+                        },
+                    );
+                }
+                FooterSuffix::Longer { suffix_len: longer } => suffix_len = longer,
+            }
+        }
+        Err(FormatError::BadField {
+            what: "footer length",
+        }
+        .into())
+    }
+
+    /// Asks the zones one after the other, the failing ones last, and the next one early when one is slow, until one
+    /// has a good copy.
+    async fn first_good<'a, T, F>(
+        &'a self,
+        id: ChunkId,
+        ask: impl Fn(&'a ZoneState) -> F,
+    ) -> Result<Option<T>, ReadError>
+    where
+        F: Future<Output = Result<Option<T>, NoAnswer>>,
+    {
+        let mut order: Vec<&ZoneState> = self.zones.iter().collect();
+        order.sort_by_key(|zone| (zone.health.failing(), zone.index));
+        let mut order = order.into_iter();
+        let mut running = FuturesUnordered::new();
+        let (mut absent, mut unreachable, mut bad) = (0, None, None);
+        loop {
+            if running.is_empty() {
+                match order.next() {
+                    Some(zone) => running.push(ask(zone)),
+                    None => break,
+                }
+            }
+            tokio::select! {
+                biased;
+                Some(answer) = running.next() => match answer {
+                    Ok(Some(good)) => return Ok(Some(good)),
+                    Ok(None) => absent += 1,
+                    Err(NoAnswer::Store(error)) => unreachable = Some(error),
+                    Err(NoAnswer::Bad(error)) => bad = Some(error),
+                },
+                () = sleep(self.options.hedge_after), if order.len() > 0 => running.extend(order.next().map(&ask)),
+            }
+        }
+        if absent > self.zones.len() - self.quorum {
+            return Ok(None);
+        }
+        match (unreachable, bad) {
+            (Some(error), _) => Err(ReadError::Retry(format!("{id}: {error}"))),
+            (None, Some(error)) => Err(ReadError::Corrupt(format!("{id}: {error}"))),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// An object under another's key was put there by nobody who follows the rules: it counts as a bad copy.
+fn classify(id: ChunkId, found: FoundChunk) -> Result<Answer, NoAnswer> {
+    if found.index.meta.id != id {
+        return Err(FormatError::Mismatch { what: "key" }.into());
+    }
+    if found.index.meta.kind.is_seal() {
+        Ok(Answer::Seal)
+    } else {
+        Ok(Answer::Chunk(found))
+    }
+}

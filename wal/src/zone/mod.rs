@@ -1,0 +1,115 @@
+//! Zone stores: create-only key spaces, one failure domain each.
+
+mod blocking;
+mod key;
+// mod local;
+mod memory;
+// mod object;
+// mod open;
+mod payload;
+// mod preflight;
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use blocking::Blocking;
+pub use key::{KEY_LEN_MAX, check_key, check_prefix};
+// pub use local::LocalStore;
+pub use memory::MemoryStore;
+// pub use object::{ObjectStoreOptions, ObjectStoreZone};
+// pub use open::{StoreEnvOptions, open_url};
+pub use payload::Payload;
+// pub use preflight::{PreflightError, preflight};
+
+/// What became of a create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CreateOutcome {
+    /// The object stands under the key, durably, and this call put it there.
+    Created,
+    /// Something stands under the key, or the store reports a conflict with a create that may yet fail. Perhaps an
+    /// earlier attempt of the same caller: read it to know.
+    Exists,
+}
+
+/// Which bytes of an object to read. What lies beyond its end is cut off: a range or suffix that reaches past it
+/// gives fewer bytes, perhaps none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadRange {
+    Full,
+    /// Half-open. A range whose end is before its start is empty.
+    Range(Range<u64>),
+    /// The last bytes, this many.
+    Suffix(u64),
+}
+
+impl ReadRange {
+    /// The bytes meant, in an object of `len` bytes.
+    pub fn within(&self, len: u64) -> Range<u64> {
+        match self {
+            Self::Full => 0..len,
+            Self::Range(range) => {
+                let end = range.end.min(len);
+                range.start.min(end)..end
+            }
+            Self::Suffix(suffix) => len.saturating_sub(*suffix)..len,
+        }
+    }
+}
+
+/// Why a store did not do what it was asked, by remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Ask again. A create or delete that ended like this may have taken effect, or may yet.
+    #[error("store unavailable: {0}")]
+    Retry(String),
+    /// The request can never work: a bad key, a missing bucket, a store that cannot do conditional creates.
+    #[error("invalid request to the store: {0}")]
+    Invalid(String),
+    /// The store knows us and says no, or does not know us.
+    #[error("the store denied access: {0}")]
+    Denied(String),
+    /// The store lost or changed what it holds, or can no longer promise durability. A person should look.
+    #[error("the store is corrupt: {0}")]
+    Corrupt(String),
+}
+
+impl StoreError {
+    /// Asking again without changing anything may help.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Retry(_))
+    }
+
+    /// A create or delete that failed like this may have taken effect nevertheless.
+    pub fn may_have_happened(&self) -> bool {
+        matches!(self, Self::Retry(_) | Self::Corrupt(_))
+    }
+}
+
+/// A create-only key space.
+///
+/// - Of any number of racing creates of one key exactly one is ever `Created`, and the object under it is whole from
+///   the first moment that anyone can see it.
+/// - After `Created` or `Exists`, a `get` sees the object, until it is deleted. Whatever a `get` returned is durable.
+/// - `list` is complete for objects created before it began.
+/// - Keys are as [`check_key`] says; no key may be another's directory (`a` and `a/b`).
+///
+/// Dropping a future leaves the outcome unknown: the request may still take effect later.
+#[async_trait]
+pub trait ZoneStore: Debug + Send + Sync + 'static {
+    /// Creates an object of the payload's bytes. An `Err` that [may have happened](StoreError::may_have_happened)
+    /// says nothing: try the same key and bytes again.
+    async fn create(&self, key: &str, payload: &Payload) -> Result<CreateOutcome, StoreError>;
+
+    /// Reads an object or a part of it; `None` if there is none under the key.
+    async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError>;
+
+    /// The first `limit` keys under `prefix` in byte order, of those after `after` (exclusive). `prefix` is empty or
+    /// a directory with its closing slash.
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StoreError>;
+
+    /// Removes an object; `Ok` also if there was none. A power loss may undo it.
+    async fn delete(&self, key: &str) -> Result<(), StoreError>;
+}
