@@ -2,10 +2,12 @@
 # What the machine must have besides Rust. Installs what is missing on Debian and its relatives; elsewhere says what
 # to install and fails.
 #
-#   scripts/deps.sh [build|s3]…      default: build
+#   scripts/deps.sh [build|s3|make|xz]…      default: build
 #
 #   build   a C++ compiler and libclang with its headers: RocksDB is C++, its Rust bindings are generated
 #   s3      Python with venv, and curl: the S3 server that tests start (scripts/s3-server.sh)
+#   make    make itself, for those who came without it
+#   xz      for an archive of RocksDB that was built elsewhere (.ci/run)
 #
 # It looks for the thing itself rather than for a package, so whatever already works is left alone.
 set -euo pipefail
@@ -61,6 +63,8 @@ want() {
         packages+=(curl)
       fi
       ;;
+    make) has make || { missing+=(make); packages+=(make); } ;;
+    xz) has xz || { missing+=(xz); packages+=(xz-utils); } ;;
     *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 2 ;;
   esac
 }
@@ -75,9 +79,9 @@ list=${list%, }
 if ! has apt-get; then
   cat >&2 <<TEXT
 deps.sh: missing: $list.
-  Fedora:  dnf install gcc-c++ clang-libs clang-devel python3 curl
-  Arch:    pacman -S gcc clang python curl
-  Alpine:  apk add g++ clang-libclang clang-headers python3 py3-pip curl
+  Fedora:  dnf install gcc-c++ clang-libs clang-devel make python3 curl
+  Arch:    pacman -S gcc clang make python curl
+  Alpine:  apk add bash g++ clang-libclang clang-headers make python3 py3-pip curl
 Then run this again; LIBCLANG_PATH names the folder of libclang where it is in an unusual place.
 TEXT
   exit 1
