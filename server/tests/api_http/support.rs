@@ -129,7 +129,12 @@ impl Reply {
 
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
-        assert_eq!(self.status.as_u16(), status, "{}", String::from_utf8_lossy(&self.body));
+        assert_eq!(
+            self.status.as_u16(),
+            status,
+            "{}",
+            String::from_utf8_lossy(&self.body)
+        );
         self
     }
 
@@ -141,7 +146,11 @@ impl Reply {
         let members = body.as_object().expect("an object");
         assert_eq!(members.len(), 2, "{body}");
         assert_eq!(body["code"], code, "{body}");
-        assert!(body["message"].as_str().is_some_and(|message| !message.is_empty()));
+        assert!(
+            body["message"]
+                .as_str()
+                .is_some_and(|message| !message.is_empty())
+        );
         assert_eq!(this.header("content-type"), Some("application/json"));
         this
     }
@@ -163,7 +172,9 @@ impl Api {
 
     pub async fn with_config(config: Value) -> Self {
         let api = Self::without_basin();
-        api.post("/basins", json!({"basin": api.basin, "config": config})).await.expect(201);
+        api.post("/basins", json!({"basin": api.basin, "config": config}))
+            .await
+            .expect(201);
         api
     }
 
@@ -182,8 +193,14 @@ impl Api {
 
     /// The same over HTTP/2 without TLS.
     pub fn h2(&self) -> Self {
-        let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
-        Self { client, ..self.clone() }
+        let client = reqwest::Client::builder()
+            .http2_prior_knowledge()
+            .build()
+            .expect("a client");
+        Self {
+            client,
+            ..self.clone()
+        }
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -221,14 +238,20 @@ impl Api {
     /// Appends one record per body; answers the acknowledgement.
     pub async fn append(&self, records: &str, bodies: &[&str]) -> Value {
         let list: Vec<_> = bodies.iter().map(|body| json!({"body": body})).collect();
-        self.post(records, json!({"records": list})).await.expect(200).json()
+        self.post(records, json!({"records": list}))
+            .await
+            .expect(200)
+            .json()
     }
 
     /// Bodies of what a unary read gives.
     pub async fn bodies(&self, path: &str) -> Vec<String> {
         let batch = self.get(path).await.expect(200).json();
         let records = batch["records"].as_array().expect("records").clone();
-        records.iter().map(|record| record["body"].as_str().unwrap_or_default().to_owned()).collect()
+        records
+            .iter()
+            .map(|record| record["body"].as_str().unwrap_or_default().to_owned())
+            .collect()
     }
 
     pub async fn append_session(&self, records: &str) -> Session {
@@ -239,7 +262,10 @@ impl Api {
     pub async fn try_append_session(&self, records: &str, accept: Option<&str>) -> Result<Session, Reply> {
         let (sender, inputs) = mpsc::channel(64);
         let body = futures::stream::unfold(inputs, |mut inputs: mpsc::Receiver<Bytes>| async {
-            inputs.recv().await.map(|chunk| (Ok::<_, std::io::Error>(chunk), inputs))
+            inputs
+                .recv()
+                .await
+                .map(|chunk| (Ok::<_, std::io::Error>(chunk), inputs))
         });
         let mut request = self
             .request(Method::POST, records)
@@ -253,7 +279,9 @@ impl Api {
 
     /// `path` with a query.
     pub async fn read_session(&self, path: &str) -> Result<Session, Reply> {
-        let request = self.request(Method::GET, path).header("content-type", "s2s/proto");
+        let request = self
+            .request(Method::GET, path)
+            .header("content-type", "s2s/proto");
         Session::open(request, None).await
     }
 }
@@ -269,7 +297,9 @@ pub struct Session {
 
 impl Session {
     async fn open(request: RequestBuilder, inputs: Option<mpsc::Sender<Bytes>>) -> Result<Self, Reply> {
-        let answer = tokio::time::timeout(PATIENCE, request.send()).await.expect("an answer in time");
+        let answer = tokio::time::timeout(PATIENCE, request.send())
+            .await
+            .expect("an answer in time");
         let response = answer.expect("an answer");
         if response.status() != StatusCode::OK {
             return Err(Reply {
@@ -308,7 +338,9 @@ impl Session {
             if let Some(frame) = self.decoder.decode(&mut self.received).expect("frames") {
                 return Some(frame);
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.chunks.next()).await.expect("a frame in time");
+            let chunk = tokio::time::timeout(PATIENCE, self.chunks.next())
+                .await
+                .expect("a frame in time");
             match chunk {
                 None => {
                     self.decoder.finish().expect("whole frames");
@@ -375,5 +407,8 @@ pub fn input(bodies: &[&str]) -> proto::AppendInput {
 
 /// Bodies as text.
 pub fn texts(records: &[proto::SequencedRecord]) -> Vec<String> {
-    records.iter().map(|record| String::from_utf8_lossy(&record.body).into_owned()).collect()
+    records
+        .iter()
+        .map(|record| String::from_utf8_lossy(&record.body).into_owned())
+        .collect()
 }

@@ -221,3 +221,151 @@ impl From<BadJson> for Failure {
         Self::bad_json(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::Write;
+
+    use axum::http::{HeaderValue, StatusCode};
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    async fn receive_as(coding: &'static str, body: Body) -> Result<Bytes, StatusCode> {
+        let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, HeaderValue::from_static(coding))]);
+        receive(&BodyBudget::default(), &headers, body, ErrorCode::BadProto)
+            .await
+            .map(|received| received.bytes)
+            .map_err(|failure| failure.into_response().status())
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn in_chunks(bytes: &[u8], len: usize) -> Body {
+        let chunks: Vec<_> = bytes
+            .chunks(len)
+            .map(|chunk| Ok::<_, Infallible>(chunk.to_vec()))
+            .collect();
+        Body::from_stream(futures::stream::iter(chunks))
+    }
+
+    #[tokio::test]
+    async fn a_body_in_one_piece_is_not_copied() {
+        let bytes = Bytes::from(vec![1; MIB]);
+        let received = receive_as("identity", Body::from(bytes.clone())).await.unwrap();
+        assert_eq!(received.as_ptr(), bytes.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn pieces_are_joined_in_order() {
+        let bytes: Vec<u8> = (0..MIB).map(|n| (n % 251) as u8).collect();
+        for len in [1000, 65_536, MIB] {
+            assert_eq!(
+                receive_as("identity", in_chunks(&bytes, len)).await.unwrap(),
+                bytes
+            );
+        }
+        assert_eq!(receive_as("identity", Body::empty()).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn api_011_the_bound_holds_for_what_is_sent_and_for_what_it_becomes() {
+        let most = vec![0; HTTP_BODY_MAX];
+        let more = vec![0; HTTP_BODY_MAX + 1];
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+        for coding in ["identity", "gzip", "zstd"] {
+            let encode = |bytes: &[u8]| match coding {
+                "gzip" => gzip(bytes),
+                "zstd" => zstd(bytes),
+                _ => bytes.to_vec(),
+            };
+            assert_eq!(
+                receive_as(coding, in_chunks(&encode(&most), MIB))
+                    .await
+                    .unwrap()
+                    .len(),
+                most.len()
+            );
+            assert_eq!(
+                receive_as(coding, Body::from(encode(&most))).await.unwrap().len(),
+                most.len()
+            );
+            for body in [in_chunks(&encode(&more), MIB), Body::from(encode(&more))] {
+                assert_eq!(
+                    receive_as(coding, body).await,
+                    Err(StatusCode::BAD_REQUEST),
+                    "{coding}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_window_beyond_what_decoders_support_is_refused() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.include_contentsize(false).unwrap();
+        encoder.write_all(&[7; 1000]).unwrap();
+        let bytes = encoder.finish().unwrap();
+        assert_eq!(
+            receive_as("zstd", Body::from(bytes)).await,
+            Err(StatusCode::BAD_REQUEST)
+        );
+    }
+
+    #[tokio::test]
+    async fn truncated_and_foreign_bytes_are_refused() {
+        let bytes = gzip(b"hello");
+        assert_eq!(
+            receive_as("gzip", Body::from(bytes[..10].to_vec())).await,
+            Err(StatusCode::BAD_REQUEST)
+        );
+        assert_eq!(
+            receive_as("zstd", Body::from(bytes)).await,
+            Err(StatusCode::BAD_REQUEST)
+        );
+        assert_eq!(
+            receive_as("br", Body::from("x")).await,
+            Err(StatusCode::BAD_REQUEST)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_arrive_is_given_up() {
+        let never = Body::from_stream(futures::stream::pending::<Result<Bytes, Infallible>>());
+        assert_eq!(
+            receive_as("identity", never).await,
+            Err(StatusCode::REQUEST_TIMEOUT)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_beyond_the_budget_is_shed_and_the_budget_comes_back() {
+        let budget = BodyBudget::default();
+        let headers = HeaderMap::new();
+        let get = || {
+            receive(
+                &budget,
+                &headers,
+                Body::from(vec![0; HTTP_BODY_MAX]),
+                ErrorCode::BadProto,
+            )
+        };
+        let mut held = Vec::new();
+        while let Ok(received) = get().await {
+            held.push(received);
+        }
+        assert_eq!(held.len() * HTTP_BODY_MAX, BUDGET_BYTES);
+        let shed = get().await.err().unwrap().into_response().status();
+        assert_eq!(shed, StatusCode::BAD_GATEWAY);
+        held.pop();
+        assert!(get().await.is_ok());
+    }
+}

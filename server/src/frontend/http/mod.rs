@@ -167,6 +167,3 @@ fn cors() -> CorsLayer {
                 .collect::<Vec<_>>(),
         )
 }
-
-#[cfg(test)]
-mod tests;
