@@ -27,3 +27,6 @@ pub mod refused;
 pub mod state;
 pub mod store;
 mod types;
+
+#[cfg(test)]
+mod tests;

@@ -78,7 +78,7 @@ impl Machine {
         Receiver::begin(manifest, part, self.dir.snapshots())
     }
 
-    fn newest(&self) -> Option<Arc<Snapshot>> {
+    pub fn newest(&self) -> Option<Arc<Snapshot>> {
         self.snapshot
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -94,13 +94,13 @@ impl Machine {
         }
     }
 
-    fn build(&self) -> Result<OfferedSnapshot, StoreError> {
+    pub fn build(&self) -> Result<OfferedSnapshot, StoreError> {
         let snapshot = Snapshot::build(&self.state(), &self.dir.incoming(), &self.dir.snapshots())?;
         self.keep(&snapshot);
         offer(snapshot)
     }
 
-    fn install(&self, meta: &SnapshotMeta, snapshot: &Arc<Snapshot>) -> Result<(), StoreError> {
+    pub fn install(&self, meta: &SnapshotMeta, snapshot: &Arc<Snapshot>) -> Result<(), StoreError> {
         if !is_described_by(snapshot, meta) {
             return Err(StoreError::corrupt(
                 "snapshot",
@@ -120,7 +120,7 @@ impl Machine {
     }
 
     /// Applies a batch and commits it; the answers are in the order of the entries.
-    fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Answer>, StoreError> {
+    pub fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Answer>, StoreError> {
         let Some(last) = entries.last() else {
             return Ok(Vec::new());
         };

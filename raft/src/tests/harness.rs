@@ -1,0 +1,180 @@
+//! A state in memory that commands are applied to, one log entry each.
+
+use millrace_api::config::{BasinConfig, StorageClass, StreamConfig};
+use millrace_api::id::*;
+use millrace_api::name::{BasinName, StreamName};
+
+use crate::apply::{advance, apply};
+use crate::command::*;
+use crate::query::View;
+use crate::refused::Refused;
+use crate::state::memory::MemoryState;
+use crate::state::record::{LogPosition, StreamRecord};
+use crate::state::txn::Txn;
+
+#[derive(Default)]
+pub struct Model {
+    pub state: MemoryState,
+    pub index: u64,
+}
+
+impl Model {
+    /// The command's response; the log advances by one.
+    pub fn run(&mut self, command: impl Into<Command>) -> Result<Response, Refused> {
+        self.index += 1;
+        let at = LogPosition {
+            term: 1,
+            node: 1,
+            index: self.index,
+        };
+        let mut txn = Txn::new(&self.state);
+        let before = txn_checksum(&txn);
+        let answer = apply(&mut txn, &command.into(), at).expect("a sound state");
+        if answer.is_err() {
+            assert_eq!(txn_checksum(&txn), before, "a refused command changes nothing");
+        }
+        advance(&mut txn, at, None).expect("a sound state");
+        let changes = txn.into_changes();
+        self.state.commit(changes);
+        answer
+    }
+
+    pub fn ok<P: Proposal>(&mut self, command: P) -> P::Reply {
+        let command: Command = command.into();
+        let name = command.name();
+        match self.run(command) {
+            Ok(response) => P::reply(response).expect("the command's own response"),
+            Err(refused) => panic!("{name}: {refused}"),
+        }
+    }
+
+    pub fn refused(&mut self, command: impl Into<Command>) -> Refused {
+        let command: Command = command.into();
+        let name = command.name();
+        match self.run(command) {
+            Err(refused) => refused,
+            Ok(response) => panic!("{name} was not refused: {response:?}"),
+        }
+    }
+
+    /// The command's error code as a client sees it.
+    pub fn code(&mut self, command: impl Into<Command>) -> &'static str {
+        self.refused(command).code().as_str()
+    }
+
+    pub fn view(&self) -> View<'_> {
+        View::new(&self.state)
+    }
+
+    pub fn stream(&self, name: &str) -> Option<StreamRecord> {
+        let basin = self.view().basin(&basin_name()).unwrap()?;
+        self.view().stream(basin.id, &stream_name(name)).unwrap()
+    }
+
+    /// A model with one basin, one zone, and one active channel of one node.
+    pub fn with_channel() -> Self {
+        let mut model = Self::default();
+        model.ok(create_basin(BasinConfig::default()));
+        model.ok(RegisterZone { zone: 0, gen_id: GEN });
+        model.ok(register(1, 1));
+        model.ok(CreateChannel {
+            channel: CHANNEL,
+            class: StorageClass::Express,
+        });
+        assert_eq!(model.ok(assign(1, 1)), Epoch(1));
+        model.ok(ActivateChannel {
+            channel: CHANNEL,
+            epoch: Epoch(1),
+        });
+        model
+    }
+}
+
+fn txn_checksum(txn: &Txn<'_>) -> u32 {
+    crate::state::checksum::checksum(txn).expect("a sound state")
+}
+
+pub const CHANNEL: ChannelId = ChannelId(4);
+pub const GEN: ZoneGen = ZoneGen(0xabc);
+
+pub fn basin_name() -> BasinName {
+    BasinName::new("basin-one").unwrap()
+}
+
+pub fn stream_name(name: &str) -> StreamName {
+    StreamName::new(name).unwrap()
+}
+
+pub fn create_basin(config: BasinConfig) -> CreateBasin {
+    CreateBasin {
+        name: basin_name(),
+        id: BasinId(1),
+        config,
+        location: None,
+        mode: CreateMode::CreateOnly { request_key: None },
+        now_ms: 100,
+    }
+}
+
+pub fn create_stream(name: &str, id: u128) -> CreateStream {
+    CreateStream {
+        basin: basin_name(),
+        name: stream_name(name),
+        id: StreamId(id),
+        config: StreamConfig::default(),
+        mode: CreateMode::CreateOnly { request_key: None },
+        now_ms: 200,
+    }
+}
+
+pub fn delete_stream(name: &str) -> DeleteStream {
+    DeleteStream {
+        basin: basin_name(),
+        name: stream_name(name),
+        now_ms: 300,
+    }
+}
+
+pub fn register(node: u64, incarnation: u128) -> RegisterNode {
+    RegisterNode {
+        node: NodeId(node),
+        incarnation: Incarnation(incarnation),
+        zone: "a".into(),
+        address: "host:1".into(),
+        proves_old_dead: false,
+        now_ms: 50,
+    }
+}
+
+pub fn assign(node: u64, incarnation: u128) -> AssignChannel {
+    AssignChannel {
+        channel: CHANNEL,
+        node: NodeId(node),
+        incarnation: Incarnation(incarnation),
+        gens: vec![GEN],
+    }
+}
+
+pub fn expire(node: u64, incarnation: u128) -> ExpireNode {
+    ExpireNode {
+        node: NodeId(node),
+        incarnation: Incarnation(incarnation),
+    }
+}
+
+pub fn seal(epoch: u64, end: u64, by: u64, adopted: u64) -> SealEpoch {
+    SealEpoch {
+        channel: CHANNEL,
+        epoch: Epoch(epoch),
+        end: ChunkSeq(end),
+        by: Epoch(by),
+        adopted,
+    }
+}
+
+pub fn activate_channel(epoch: u64) -> ActivateChannel {
+    ActivateChannel {
+        channel: CHANNEL,
+        epoch: Epoch(epoch),
+    }
+}

@@ -1,0 +1,12 @@
+//! Tests of the model and of the stores.
+
+mod basins;
+mod channels;
+mod codecs;
+mod crash;
+mod harness;
+mod placement;
+mod random;
+mod replicas;
+mod streams;
+mod suite;
