@@ -236,11 +236,29 @@ pub fn commands(count: usize) -> BoxedStrategy<Vec<Command>> {
                 .into(),
             );
         }
-        list.push(CreateBasin { name: basin(0), ..create_basin(BasinConfig::default()) }.into());
+        list.push(
+            CreateBasin {
+                name: basin(0),
+                ..create_basin(BasinConfig::default())
+            }
+            .into(),
+        );
         for n in 0..3u8 {
             let stream = create_stream(&format!("s{n}"), 1 + u128::from(n));
-            list.push(CreateStream { basin: basin(0), ..stream }.into());
-            list.push(ActivateStream { stream: StreamId(1 + u128::from(n)), channel: ChannelId(1) }.into());
+            list.push(
+                CreateStream {
+                    basin: basin(0),
+                    ..stream
+                }
+                .into(),
+            );
+            list.push(
+                ActivateStream {
+                    stream: StreamId(1 + u128::from(n)),
+                    channel: ChannelId(1),
+                }
+                .into(),
+            );
         }
         list
     };
