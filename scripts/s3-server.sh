@@ -107,7 +107,7 @@ case "${1:-} $#" in
   "wait 2") wait_ready "$2" ;;
   "down 2" | "down 3") down "$2" "${3:--TERM}" ;;
   "env 2")
-    echo "export AWS_ACCESS_KEY_ID=$key AWS_SECRET_ACCESS_KEY=$secret AWS_REGION=us-east-1"
+    echo "export AWS_ACCESS_KEY_ID=$key AWS_SECRET_ACCESS_KEY=$secret AWS_REGION=us-east-1 AWS_ALLOW_HTTP=true"
     echo "export MILLRACE_TEST_S3_URL='s3://$bucket?endpoint=http://127.0.0.1:$(cat "$2/port")'"
     ;;
   "path 1") program ;;
