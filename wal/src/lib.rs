@@ -12,9 +12,9 @@
 //! Left out: who owns a channel, what frames mean, and when an outcome may be shown. Time is tokio's clock, and
 //! randomness comes from the seed in [`WalOptions`].
 
-// #[cfg(any(test, feature = "testing"))]
-// pub mod conformance;
-// pub mod fault;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+pub mod fault;
 pub mod format;
 pub mod marker;
 pub mod quorum;
@@ -33,4 +33,7 @@ pub use quorum::{
 pub use recovery::{
     ChannelHistory, Judge, JudgeError, Recovered, RecoveryError, SealedEpoch, UnsealedEpoch, recover,
 };
-pub use zone::{Blocking, CreateOutcome, MemoryStore, Payload, ReadRange, StoreError, ZoneStore};
+pub use zone::{
+    Blocking, CreateOutcome, LocalStore, MemoryStore, ObjectStoreZone, Payload, ReadRange, StoreEnvOptions,
+    StoreError, ZoneStore, open_url, preflight,
+};

@@ -23,7 +23,8 @@ mod frame;
 mod header;
 mod id;
 
-// TESTS
+#[cfg(test)]
+mod tests;
 
 pub use build::{Chunk, ChunkBuilder};
 pub use chunk::{DecodedChunk, decode_chunk};

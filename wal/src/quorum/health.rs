@@ -79,6 +79,8 @@ impl ZoneHealth {
                     _ if state.probing => Err(now + self.probe_interval),
                     _ => {
                         state.probing = true;
+                        // Also if this one is given up without a word.
+                        state.next_probe = Some(now + self.probe_interval);
                         Ok(true)
                     }
                 }

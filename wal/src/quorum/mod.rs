@@ -13,6 +13,9 @@ mod seal;
 mod slot;
 mod writer;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::sync::Arc;
 
 use millrace_api::id::ZoneGen;

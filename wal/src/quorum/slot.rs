@@ -8,6 +8,7 @@ use millrace_api::id::ChunkSeq;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::health::Admission;
 use super::metrics::count;
 use super::writer::{EpochShared, FencedBy, WriteEvent};
 use super::{WalOptions, ZoneState};
@@ -91,20 +92,22 @@ impl Attempt<'_> {
         tokio::select! {
             biased;
             end = self.until_answered(zone, durable.clone()) => end,
-            () = self.lagged_too_long(zone, durable) => {
-                count(&self.shared.wal.metrics().zones[zone.index].laggards_dropped_total, 1);
-                ZoneEnd::Dropped
-            }
+            () = self.lagged_too_long(zone, durable) => self.dropped(zone),
         }
+    }
+
+    fn dropped(&self, zone: &ZoneState) -> ZoneEnd {
+        count(
+            &self.shared.wal.metrics().zones[zone.index].laggards_dropped_total,
+            1,
+        );
+        ZoneEnd::Dropped
     }
 
     /// Ends when the chunk is durable without this zone and the bounds for laggards are reached.
     async fn lagged_too_long(&self, zone: &ZoneState, mut durable: watch::Receiver<bool>) {
         let options = self.shared.wal.options();
         if durable.wait_for(|durable| *durable).await.is_err() {
-            return;
-        }
-        if zone.health.failing() {
             return;
         }
         let Some(_room) = zone
@@ -117,10 +120,16 @@ impl Attempt<'_> {
     }
 
     /// The same key and the same bytes, again and again, until the zone says what is.
-    async fn until_answered(&self, zone: &ZoneState, durable: watch::Receiver<bool>) -> ZoneEnd {
+    async fn until_answered(&self, zone: &ZoneState, mut durable: watch::Receiver<bool>) -> ZoneEnd {
         let mut attempt = 0;
         loop {
-            let error = match self.create(zone).await {
+            let admission = tokio::select! {
+                biased;
+                admission = zone.health.admit() => admission,
+                // The zone fails, and another chunk is finding out whether it still does.
+                Ok(_) = durable.wait_for(|durable| *durable) => return self.dropped(zone),
+            };
+            let error = match self.create(zone, admission).await {
                 Ok(CreateOutcome::Created) => return ZoneEnd::Created,
                 Ok(CreateOutcome::Exists) => match self.find_out(zone).await {
                     Found::Ours => return ZoneEnd::Created,
@@ -147,8 +156,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn create(&self, zone: &ZoneState) -> Result<CreateOutcome, StoreError> {
-        let admission = zone.health.admit().await;
+    async fn create(&self, zone: &ZoneState, admission: Admission<'_>) -> Result<CreateOutcome, StoreError> {
         let limit = WalOptions::timeout(self.shared.wal.options().create_timeout, self.chunk.encoded_len());
         let started = Instant::now();
         let result = match timeout(limit, zone.store.create(&self.key, &self.chunk.payload)).await {

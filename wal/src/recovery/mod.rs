@@ -20,7 +20,8 @@ mod replay;
 mod run;
 mod walk;
 
-// TESTS
+#[cfg(test)]
+mod tests;
 
 pub use history::{ChannelHistory, SealedEpoch, UnsealedEpoch};
 pub use judge::{Judge, JudgeError};

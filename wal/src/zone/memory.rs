@@ -97,3 +97,15 @@ impl ZoneStore for MemoryStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn memory_keeps_every_promise_of_a_zone() {
+        crate::conformance::suite(Arc::new(MemoryStore::new())).await;
+    }
+}

@@ -2,12 +2,12 @@
 
 mod blocking;
 mod key;
-// mod local;
+mod local;
 mod memory;
-// mod object;
-// mod open;
+mod object;
+mod open;
 mod payload;
-// mod preflight;
+mod preflight;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -17,12 +17,12 @@ use bytes::Bytes;
 
 pub use blocking::Blocking;
 pub use key::{KEY_LEN_MAX, check_key, check_prefix};
-// pub use local::LocalStore;
+pub use local::LocalStore;
 pub use memory::MemoryStore;
-// pub use object::{ObjectStoreOptions, ObjectStoreZone};
-// pub use open::{StoreEnvOptions, open_url};
+pub use object::{ObjectStoreOptions, ObjectStoreZone};
+pub use open::{StoreEnvOptions, open_url};
 pub use payload::Payload;
-// pub use preflight::{PreflightError, preflight};
+pub use preflight::{PreflightError, preflight};
 
 /// What became of a create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
