@@ -1,9 +1,10 @@
 //! Compiles the crate's protobuf messages. No `protoc` is needed.
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "millrace/raft/v1/common.proto",
     "millrace/raft/v1/command.proto",
     "millrace/raft/v1/log.proto",
+    "millrace/raft/v1/rpc.proto",
     "millrace/raft/v1/state.proto",
 ];
 

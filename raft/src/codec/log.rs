@@ -107,27 +107,33 @@ pub fn decode_log_id(bytes: &[u8]) -> Result<LogId, DecodeError> {
     Ok(log_id_at(log_position(pb::LogId::decode(bytes)?)))
 }
 
-pub fn encode_vote(vote: &Vote) -> Vec<u8> {
+pub fn vote_message(vote: &Vote) -> pb::Vote {
     pb::Vote {
         term: vote.leader_id.term,
         node: vote.leader_id.node_id,
         committed: vote.committed,
     }
-    .encode_to_vec()
 }
 
-pub fn decode_vote(bytes: &[u8]) -> Result<Vote, DecodeError> {
-    let vote = pb::Vote::decode(bytes)?;
-    Ok(Vote {
+pub fn vote_of(vote: pb::Vote) -> Vote {
+    Vote {
         leader_id: LeaderId {
             term: vote.term,
             node_id: vote.node,
         },
         committed: vote.committed,
-    })
+    }
 }
 
-pub fn encode_entry(entry: &Entry) -> Vec<u8> {
+pub fn encode_vote(vote: &Vote) -> Vec<u8> {
+    vote_message(vote).encode_to_vec()
+}
+
+pub fn decode_vote(bytes: &[u8]) -> Result<Vote, DecodeError> {
+    Ok(vote_of(pb::Vote::decode(bytes)?))
+}
+
+pub fn entry_message(entry: &Entry) -> pb::Entry {
     use pb::entry::Payload;
     let payload = match &entry.payload {
         EntryPayload::Blank => Payload::Blank(pb::Blank {}),
@@ -138,12 +144,10 @@ pub fn encode_entry(entry: &Entry) -> Vec<u8> {
         log_id: Some(log_position_message(position_of(&entry.log_id))),
         payload: Some(payload),
     }
-    .encode_to_vec()
 }
 
-pub fn decode_entry(bytes: &[u8]) -> Result<Entry, DecodeError> {
+pub fn entry_of(entry: pb::Entry) -> Result<Entry, DecodeError> {
     use pb::entry::Payload;
-    let entry = pb::Entry::decode(bytes)?;
     let log_id = log_id_at(log_position(required(entry.log_id, "log id")?));
     let unknown = || DecodeError::unknown("entry payload", "a kind of a later release");
     let payload = match entry.payload.ok_or_else(unknown)? {
@@ -152,4 +156,12 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Entry, DecodeError> {
         Payload::Membership(message) => EntryPayload::Membership(membership_of(&members(message))?),
     };
     Ok(Entry { log_id, payload })
+}
+
+pub fn encode_entry(entry: &Entry) -> Vec<u8> {
+    entry_message(entry).encode_to_vec()
+}
+
+pub fn decode_entry(bytes: &[u8]) -> Result<Entry, DecodeError> {
+    entry_of(pb::Entry::decode(bytes)?)
 }

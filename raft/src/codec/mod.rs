@@ -4,6 +4,7 @@ pub mod command;
 pub mod common;
 pub mod log;
 pub mod record;
+pub mod rpc;
 
 use crate::error::StoreError;
 

@@ -12,9 +12,9 @@ use openraft::impls::BasicNode;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
-use super::options::{self, MetaOptions};
+use super::options::{self, Fresh, MetaOptions};
 use crate::error::{MetaError, StoreError};
-use crate::network::NoNetwork;
+use crate::network::Network;
 use crate::store::blocking::Blocking;
 use crate::store::dir::MetaDir;
 use crate::store::log::LogStore;
@@ -117,7 +117,11 @@ async fn start(options: MetaOptions) -> Result<(Raft, Arc<Machine>), MetaError> 
         .run(move || Ok(open_stores(&path, node, blocking)))
         .await?;
     let (log, machine) = opened?;
-    let raft = Raft::new(node.0, config, NoNetwork, log, StateMachine(machine.clone())).await;
+    let network = Network {
+        transport: options.transport.clone(),
+        blocking,
+    };
+    let raft = Raft::new(node.0, config, network, log, StateMachine(machine.clone())).await;
     let raft = raft.map_err(|fatal| failed("start", fatal))?;
     lead(&raft, &options).await?;
     Ok((raft, machine))
@@ -140,6 +144,9 @@ async fn lead(raft: &Raft, options: &MetaOptions) -> Result<(), MetaError> {
         .is_initialized()
         .await
         .map_err(|fatal| failed("start", fatal))?;
+    if !initialized && options.fresh == Fresh::Join {
+        return Ok(());
+    }
     if !initialized {
         let members = BTreeMap::from([(node, BasicNode::new(&options.address))]);
         raft.initialize(members)

@@ -53,3 +53,10 @@ pub(super) fn read(raft: &Raft, applied_index: u64) -> GroupMetrics {
         learners: members.learner_ids().collect(),
     }
 }
+
+/// Entries that a member lacks, as the leader knows.
+pub(super) fn lag(raft: &Raft, node: u64) -> Option<u64> {
+    let metrics = raft.metrics().borrow_watched().clone();
+    let matching = metrics.replication?.get(&node)?.as_ref().map_or(0, |at| at.index);
+    Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matching))
+}

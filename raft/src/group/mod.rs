@@ -6,6 +6,7 @@
 mod batcher;
 mod core;
 mod linearizer;
+mod membership;
 mod metrics;
 mod options;
 
@@ -16,12 +17,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::batcher::{Fate, Proposed};
+pub(crate) use self::core::Raft;
 pub use self::metrics::{GroupMetrics, Role};
-pub use self::options::{MetaOptions, Timing};
+pub use self::options::{Fresh, MetaOptions, Timing};
 pub use crate::store::blocking::Blocking;
 
 use crate::command::{Command, Proposal, Response};
 use crate::error::MetaError;
+use crate::network::{self, Call, IncomingSnapshot};
 use crate::query::StateReader;
 use crate::store::machine::Machine;
 use crate::types::Answer;
@@ -42,12 +45,13 @@ struct Shared {
     proposals: mpsc::Sender<Proposed>,
     readers: mpsc::Sender<Reader>,
     propose_timeout: Duration,
+    blocking: Blocking,
     failed: watch::Receiver<Option<Arc<str>>>,
 }
 
 impl Meta {
-    /// Joins the group with the data in a directory. A fresh directory becomes a group of one, led by this node; then,
-    /// and when it is reopened, this node leads when `Ok` is returned.
+    /// Joins the group with the data in a directory. A fresh directory becomes what [`MetaOptions::fresh`] says. In a
+    /// group of one this node leads when `Ok` is returned.
     ///
     /// # Errors
     ///
@@ -56,6 +60,7 @@ impl Meta {
     pub async fn open(options: MetaOptions) -> Result<Self, MetaError> {
         let propose_timeout = options.timing.propose_timeout;
         let queue = options.queue;
+        let blocking = options.blocking;
         let (core, machine) = core::Core::start(options).await?;
         let (proposals, proposed) = mpsc::channel(queue);
         let (readers, reading) = mpsc::channel(queue);
@@ -68,6 +73,7 @@ impl Meta {
             proposals,
             readers,
             propose_timeout,
+            blocking,
             failed,
         };
         Ok(Self {
@@ -169,6 +175,26 @@ impl Meta {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// Answers a request of another member, as its transport brought it. Run by any runtime; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Store`] if the bytes are no request; nothing was changed then.
+    pub async fn serve(&self, call: Call, request: &[u8]) -> Result<Vec<u8>, MetaError> {
+        network::serve(self.shared.core.raft(), call, request).await
+    }
+
+    /// Begins to take in a snapshot from the leader.
+    pub async fn receive_snapshot(&self, opening: &[u8]) -> Result<IncomingSnapshot, MetaError> {
+        let Shared {
+            core,
+            machine,
+            blocking,
+            ..
+        } = &*self.shared;
+        network::receive_snapshot(core.raft().clone(), machine.clone(), *blocking, opening).await
     }
 
     /// Stops this member. Everything that was acknowledged is on disk; what is on its way ends as unknown. The

@@ -1,12 +1,14 @@
 //! What a member needs to start.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_api::id::NodeId;
 use openraft::{Config, SnapshotPolicy};
 
 use crate::error::MetaError;
+use crate::network::{NoNetwork, Transport};
 use crate::store::blocking::Blocking;
 
 #[derive(Debug, Clone)]
@@ -17,6 +19,9 @@ pub struct MetaOptions {
     pub node: NodeId,
     /// Where other members reach this node. Kept in the membership of a fresh group; not used by a group of one.
     pub address: String,
+    pub transport: Arc<dyn Transport>,
+    /// What a fresh directory means. One that is not fresh goes on as what it was.
+    pub fresh: Fresh,
     pub blocking: Blocking,
     pub timing: Timing,
     /// Commands, and reads, that may wait to be taken up.
@@ -31,12 +36,23 @@ impl MetaOptions {
             dir: dir.into(),
             node,
             address: String::new(),
+            transport: Arc::new(NoNetwork),
+            fresh: Fresh::GroupOfOne,
             blocking: Blocking::Pool,
             timing: Timing::default(),
             queue: 4096,
             snapshot_entries: 20_000,
         }
     }
+}
+
+/// How a member begins whose directory is fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fresh {
+    /// It founds a group, alone.
+    GroupOfOne,
+    /// It waits until a leader adds it to an existing group.
+    Join,
 }
 
 /// Time-outs of the group. The defaults stand a machine that is noisy; steady ones may divide the first three by

@@ -26,7 +26,7 @@ use crate::types::{Answer, Entry, LogId, SnapshotMeta, StoredMembers, TypeConfig
 const BATCH_ENTRIES_MAX: usize = 256;
 
 type Responder = ApplyResponder<TypeConfig>;
-type OfferedSnapshot = openraft::storage::Snapshot<
+pub type OfferedSnapshot = openraft::storage::Snapshot<
     openraft::alias::CommittedLeaderIdOf<TypeConfig>,
     u64,
     openraft::impls::BasicNode,
@@ -85,12 +85,14 @@ impl Machine {
             .clone()
     }
 
+    /// From here on this is the node's snapshot; an older one goes when nobody reads it any more.
     fn keep(&self, snapshot: &Arc<Snapshot>) {
         let mut newest = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        snapshot.keep(true);
         if let Some(older) = newest.replace(snapshot.clone())
-            && older.path() != snapshot.path()
+            && !Arc::ptr_eq(&older, snapshot)
         {
-            older.retire();
+            older.keep(false);
         }
     }
 
@@ -144,7 +146,7 @@ impl Machine {
     }
 }
 
-fn offer(snapshot: Arc<Snapshot>) -> Result<OfferedSnapshot, StoreError> {
+pub fn offer(snapshot: Arc<Snapshot>) -> Result<OfferedSnapshot, StoreError> {
     let meta = snapshot
         .meta()
         .map_err(|error| error.in_store("snapshot manifest"))?;

@@ -45,12 +45,13 @@ struct Manifest {
     files: Vec<FileEntry>,
 }
 
-/// A complete snapshot. Its files stay until it is replaced and nobody holds it.
+/// A complete snapshot. Its files go when nobody holds it, unless it is the one that the node keeps.
 #[derive(Debug)]
 pub struct Snapshot {
     path: PathBuf,
     manifest: Manifest,
-    obsolete: AtomicBool,
+    /// Its files stay on disk when it is dropped.
+    kept: AtomicBool,
 }
 
 impl Snapshot {
@@ -79,10 +80,6 @@ impl Snapshot {
         }
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(crate) fn meta(&self) -> Result<SnapshotMeta, DecodeError> {
         meta_of(&self.manifest.applied)
     }
@@ -91,8 +88,9 @@ impl Snapshot {
         self.manifest.applied.last
     }
 
-    pub(crate) fn retire(&self) {
-        self.obsolete.store(true, Ordering::Release);
+    /// Whether its files outlive the last who holds it.
+    pub(crate) fn keep(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Release);
     }
 
     /// Makes a snapshot of `state`: durable, and complete, in `snapshots`. Blocks.
@@ -117,14 +115,12 @@ impl Snapshot {
         }
         let written = write_durably(&part.join(MANIFEST), &sealed(&encode(&manifest)));
         written.map_err(|error| StoreError::io("write snapshot manifest", error))?;
-        let path = snapshots.join(name_of(&manifest.applied));
-        remove_if_there(&path)?;
-        std::fs::rename(part, &path).map_err(|error| StoreError::io("place snapshot", error))?;
+        let path = place(part, snapshots, &name_of(&manifest.applied))?;
         sync_dir(snapshots)?;
         Ok(Arc::new(Self {
             path,
             manifest,
-            obsolete: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
         }))
     }
 
@@ -140,7 +136,7 @@ impl Snapshot {
             let found = Self {
                 path,
                 manifest,
-                obsolete: AtomicBool::new(false),
+                kept: AtomicBool::new(true),
             };
             match &newest {
                 Some(other) if other.last() >= found.last() => remove_if_there(&found.path)?,
@@ -183,11 +179,11 @@ impl Snapshot {
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        if self.obsolete.load(Ordering::Acquire)
+        if !self.kept.load(Ordering::Acquire)
             && let Err(error) = remove_if_there(&self.path)
         {
             // It is removed at the next start.
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove a replaced snapshot");
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a snapshot");
         }
     }
 }
@@ -349,6 +345,27 @@ pub(crate) fn meta_of(applied: &Applied) -> Result<SnapshotMeta, DecodeError> {
 /// Whether the snapshot is the one that this describes.
 pub(crate) fn is_described_by(snapshot: &Snapshot, meta: &SnapshotMeta) -> bool {
     snapshot.last() == meta.last_log_id.as_ref().map(position_of)
+}
+
+/// Moves a directory to a name of its own: no two snapshots share one, not even at the same index.
+fn place(part: &Path, snapshots: &Path, name: &str) -> Result<PathBuf, StoreError> {
+    use std::io::ErrorKind;
+    let mut number = 0u64;
+    loop {
+        let path = snapshots.join(format!("{name}-{number}"));
+        match std::fs::rename(part, &path) {
+            Ok(()) => return Ok(path),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists
+                ) =>
+            {
+                number += 1;
+            }
+            Err(error) => return Err(StoreError::io("place snapshot", error)),
+        }
+    }
 }
 
 fn name_of(applied: &Applied) -> String {
