@@ -4,6 +4,7 @@ mod basins;
 mod channels;
 mod codecs;
 mod crash;
+mod failure;
 mod harness;
 mod placement;
 mod random;
