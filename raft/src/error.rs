@@ -52,6 +52,9 @@ pub enum MetaError {
     /// The log has decided; nothing was applied.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// Another member sent what cannot be understood, or is damaged. Nothing was changed; this member goes on.
+    #[error("from another member: {0}")]
+    Invalid(Arc<str>),
     /// The directory cannot be used as asked: another process has it, another node wrote it, or a later release.
     #[error("{0}")]
     Unusable(Arc<str>),

@@ -181,7 +181,7 @@ impl Meta {
     ///
     /// # Errors
     ///
-    /// [`MetaError::Store`] if the bytes are no request; nothing was changed then.
+    /// [`MetaError::Invalid`] if the bytes are no request.
     pub async fn serve(&self, call: Call, request: &[u8]) -> Result<Vec<u8>, MetaError> {
         network::serve(self.shared.core.raft(), call, request).await
     }

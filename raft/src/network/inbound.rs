@@ -47,7 +47,10 @@ pub async fn receive_snapshot(
     opening: &[u8],
 ) -> Result<IncomingSnapshot, MetaError> {
     let (vote, manifest) = rpc::decode_opening(opening).map_err(bad)?;
-    let receiver = blocking.run(move || machine.receive(&manifest)).await?;
+    let receiver = blocking
+        .run(move || machine.receive(&manifest))
+        .await
+        .map_err(taken_in)?;
     Ok(IncomingSnapshot {
         raft,
         blocking,
@@ -77,7 +80,7 @@ impl IncomingSnapshot {
             receiver.accept(&piece)?;
             Ok(receiver)
         });
-        let receiver = written.await?;
+        let receiver = written.await.map_err(taken_in)?;
         Ok(Self {
             raft,
             blocking,
@@ -94,14 +97,25 @@ impl IncomingSnapshot {
             vote,
             receiver,
         } = self;
-        let offered = blocking.run(move || offer(receiver.finish()?)).await?;
+        let offered = blocking
+            .run(move || offer(receiver.finish()?))
+            .await
+            .map_err(taken_in)?;
         let installed = raft.install_full_snapshot(vote, offered).await;
         Ok(rpc::encode_installed(&installed.map_err(closed)?))
     }
 }
 
 fn bad(error: DecodeError) -> MetaError {
-    StoreError::corrupt("request of a member", error).into()
+    MetaError::Invalid(error.to_string().into())
+}
+
+/// What is wrong with the bytes that came is the sender's; what the disk says is ours.
+fn taken_in(error: StoreError) -> MetaError {
+    match error {
+        StoreError::Corrupt { .. } => MetaError::Invalid(error.to_string().into()),
+        StoreError::Io { .. } => MetaError::Store(error),
+    }
 }
 
 fn closed(error: impl std::fmt::Display) -> MetaError {

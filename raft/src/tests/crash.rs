@@ -142,3 +142,64 @@ fn a_lost_identity_is_not_made_up() {
         Err(MetaError::Unusable(_))
     ));
 }
+
+/// The write-ahead log of a store with ten entries, alone in a directory.
+async fn write_ahead_log(dir: &Path) -> Vec<u8> {
+    let mut log = LogStore::open(&dir.join("live"), Blocking::Inline).unwrap();
+    for index in 0..10 {
+        log.blocking_append([blank(index)]).await.unwrap();
+    }
+    copy(&dir.join("live"), &dir.join("kept"));
+    std::fs::read(write_ahead_file(&dir.join("kept"))).unwrap()
+}
+
+fn write_ahead_file(dir: &Path) -> std::path::PathBuf {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut logs: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|e| e == "log"))
+        .collect();
+    assert_eq!(logs.len(), 1, "{logs:?}");
+    logs.pop().unwrap()
+}
+
+/// What a store says that starts with these bytes as its write-ahead log: the number of entries.
+async fn reopened(dir: &Path, bytes: &[u8]) -> Result<usize, String> {
+    let _ = std::fs::remove_dir_all(dir.join("after"));
+    copy(&dir.join("kept"), &dir.join("after"));
+    std::fs::write(write_ahead_file(&dir.join("after")), bytes).unwrap();
+    let mut log = LogStore::open(&dir.join("after"), Blocking::Inline).map_err(|error| error.to_string())?;
+    log.try_get_log_entries(0..)
+        .await
+        .map(|entries| entries.len())
+        .map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_torn_tail_loses_only_what_was_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = write_ahead_log(dir.path()).await;
+    assert_eq!(reopened(dir.path(), &bytes).await, Ok(10));
+    let mut before = 10;
+    for length in (0..bytes.len()).rev().step_by(7) {
+        let entries = reopened(dir.path(), &bytes[..length])
+            .await
+            .expect("a torn tail is no corruption");
+        assert!(
+            entries <= before && before <= entries + 1,
+            "{entries} of {before} at {length}"
+        );
+        before = entries;
+    }
+}
+
+#[tokio::test]
+async fn damage_before_the_tail_stops_the_member() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = write_ahead_log(dir.path()).await;
+    for at in [20, bytes.len() / 3, bytes.len() / 2] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        let outcome = reopened(dir.path(), &damaged).await;
+        assert!(outcome.is_err(), "byte {at}: {outcome:?}");
+    }
+}
