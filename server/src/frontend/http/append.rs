@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::response::Response;
 use bytes::Bytes;
 use millrace_api::batch::{AppendBatch, AppendError};
 use millrace_api::error::ErrorCode;
 use millrace_api::json;
+use millrace_api::name::{BasinName, StreamName};
 use prost::Message;
 
 use super::basin::Basin;
@@ -28,12 +30,7 @@ pub(super) async fn records(
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     let batch = match media::content_type(&parts.headers) {
-        ContentType::S2s => {
-            let session = app.frontend.append_session(&basin, &stream).await?;
-            let frontend = Arc::clone(&app.frontend);
-            let body = written_by(|output| append_session::run(frontend, session, body, output));
-            return Ok(reply::stream(media::S2S, body));
-        }
+        ContentType::S2s => return session(&app, &basin, &stream, parts.version, body).await,
         ContentType::Protobuf => {
             let received = body::receive(&app.bodies, &parts.headers, body, ErrorCode::BadProto).await?;
             AppendBatch::decode(received.bytes)?
@@ -50,7 +47,28 @@ pub(super) async fn records(
     })
 }
 
-async fn from_json(app: &App, headers: &HeaderMap, body: axum::body::Body) -> Result<AppendBatch, Failure> {
+async fn session(
+    app: &App,
+    basin: &BasinName,
+    stream: &StreamName,
+    version: Version,
+    body: Body,
+) -> Result<Response, Failure> {
+    let session = app.frontend.append_session(basin, stream).await?;
+    let frontend = Arc::clone(&app.frontend);
+    let body = written_by(|output| append_session::run(frontend, session, body, output));
+    let mut response = reply::stream(media::S2S, body);
+    if version < Version::HTTP_2 {
+        // A session that fails leaves input unread, so that its connection cannot carry another request. The client
+        // has to know in time.
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn from_json(app: &App, headers: &HeaderMap, body: Body) -> Result<AppendBatch, Failure> {
     let format = headers::format(headers)?;
     let input: json::AppendInput = body::required_json(&app.bodies, headers, body).await?;
     Ok(input.into_batch(format)?)

@@ -1,15 +1,26 @@
 //! One HTTP/1.1 connection: requests one after another, bodies in both directions at once.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use futures::future::BoxFuture;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 /// For a request's head, counted from the end of the request before it, and so also for how long a connection
 /// may rest. Clients keep connections in pools, which argues against much less.
@@ -35,7 +46,10 @@ where
         .max_buf_size(BUFFER_BYTES_MAX)
         // A client may end its own direction after the request and still wait for acknowledgements.
         .half_close(true)
-        .serve_connection(TokioIo::new(io), service_fn(super::service(router)));
+        .serve_connection(
+            TokioIo::new(io),
+            service_fn(move |request| answer(router.clone(), request)),
+        );
     let ended = tokio::select! {
         ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
         () = shutdown.cancelled() => None,
@@ -49,6 +63,59 @@ where
     };
     linger(connection.into_parts().io.into_inner()).await;
     ended
+}
+
+type Answer = BoxFuture<'static, Result<Response, Infallible>>;
+
+/// A refusal that does not wait for the rest of the request says that the connection ends with it. Otherwise a
+/// client that has written everything would send its next request here, to nobody.
+fn answer(router: Router, request: hyper::Request<Incoming>) -> Answer {
+    Box::pin(async move {
+        let read = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+        let request = request.map(|inner| {
+            Body::new(Watched {
+                inner,
+                read: read.clone(),
+            })
+        });
+        let mut response = router.oneshot(request).await?;
+        if !response.status().is_success() && !read.load(Ordering::Relaxed) {
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    })
+}
+
+/// A request's body that notes when all of it has been read.
+struct Watched {
+    inner: Incoming,
+    read: Arc<AtomicBool>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if frame.is_none() || self.inner.is_end_stream() {
+            self.read.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 /// Closes our direction, then swallows what still comes. Closing a socket with unread input resets it, and a

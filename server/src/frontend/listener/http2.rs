@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http2::Builder;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +45,7 @@ where
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(io), service_fn(super::service(router)));
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     tokio::select! {
         served = connection.as_mut() => served,

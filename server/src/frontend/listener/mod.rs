@@ -14,15 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
-use axum::response::Response;
-use futures::future::BoxFuture;
-use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 
 use crate::env::{BoxedIo, Listener};
 use crate::tls::Tls;
@@ -184,16 +178,6 @@ impl Connection {
             sniff::Sniffed::Closed => {}
         }
         Ok(())
-    }
-}
-
-type Answer = BoxFuture<'static, Result<Response, std::convert::Infallible>>;
-
-/// The router as a function of one request.
-fn service(router: Router) -> impl Fn(hyper::Request<Incoming>) -> Answer + Clone {
-    move |request| {
-        let request: Request = request.map(Body::new);
-        Box::pin(router.clone().oneshot(request))
     }
 }
 

@@ -1,5 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::body::Body;
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -167,6 +169,22 @@ async fn an_early_refusal_reaches_a_client_that_is_still_sending() {
             .await
             .starts_with("HTTP/1.1 400")
     );
+}
+
+#[tokio::test]
+async fn a_client_does_not_reuse_a_connection_that_ends() {
+    let served = serve_default().await;
+    let client = reqwest::Client::new();
+    for _ in 0..50 {
+        let refused = client.post(served.url("/refuse")).body(vec![0; 300_000]).send();
+        let response = refused.await.unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(response.headers()["connection"], "close");
+        let echoed = client.post(served.url("/echo")).body("whole").send();
+        let response = echoed.await.unwrap();
+        assert!(!response.headers().contains_key("connection"));
+        assert_eq!(response.text().await.unwrap(), "whole");
+    }
 }
 
 #[tokio::test]
