@@ -492,6 +492,14 @@ async fn a_recovery_whose_epoch_is_over_is_refused() {
     .await;
     assert!(matches!(outcome, Err(RecoveryError::Fenced(_))), "{outcome:?}");
     assert_eq!(recovered(&cell, &group).await.seqs, (0..5).collect::<Vec<_>>());
+    let outcome = recover(&cell.wal, &late, &*group, nonce(late.current), |_, _| {
+        panic!("nothing to show")
+    })
+    .await;
+    assert!(
+        matches!(outcome, Err(RecoveryError::Fenced(_))),
+        "another's verdict is not ours: {outcome:?}"
+    );
 }
 
 /// Leaves slot 3 of epoch 1 at zone 0 only, unacknowledged, and slots before it acknowledged.
@@ -682,6 +690,37 @@ async fn a_create_that_was_held_up_never_acknowledges_into_the_void() {
     assert!((1..48).contains(&kept), "both outcomes were seen");
 }
 
+/// The recovery has sealed the slot at one zone only when the old owner's chunk lands at the two others.
+#[tokio::test(start_paused = true)]
+async fn one_seal_of_three_does_not_end_an_epoch() {
+    let cell = Cell::new(3, 2);
+    let group = Group::new(&cell);
+    let mut owner = first_owner(&cell);
+    owner.write(3).await;
+    let stall = |zone: usize| {
+        let last = |key: &str| key == id(1, 3).key();
+        cell.faults[zone].stall(Rule::default().op(Op::Create).key(last).times(1), false)
+    };
+    let chunk_at = [stall(0), stall(1), stall(2)];
+    owner.submit();
+    for gate in &chunk_at {
+        gate.reached(1).await;
+    }
+    let seal_at = [stall(1), stall(2)];
+    group.assign(true);
+    let (shown, ()) = tokio::join!(recovered(&cell, &group), async {
+        for gate in &seal_at {
+            gate.reached(1).await;
+        }
+        chunk_at[1].open();
+        chunk_at[2].open();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(owner.acked(), [0, 1, 2, 3]);
+        seal_at.iter().for_each(|gate| gate.open());
+    });
+    assert_eq!(shown.seqs, [0, 1, 2, 3]);
+}
+
 /// Every way in which two slots and seals by a recovery that died can stand at three zones.
 #[tokio::test(start_paused = true)]
 async fn every_placement_of_two_chunks_and_seals_is_decided_safely() {
@@ -799,6 +838,34 @@ async fn a_missing_slot_of_a_sealed_epoch_is_waited_for() {
     };
     let (shown, ()) = tokio::join!(recovered(&cell, &group), back);
     assert_eq!(shown.seqs, [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adopted_slot_that_a_verdict_named_is_waited_for_and_not_sealed() {
+    let cell = Cell::new(3, 2);
+    let group = Group::new(&cell);
+    with_an_unproven_slot(&cell).await;
+    let epoch = group.assign(true);
+    let shown = recovered(&cell, &group).await;
+    Owner::new(&cell, epoch, shown.recovered.next_slot, 4)
+        .write(2)
+        .await;
+    group.assign(true);
+    let key = id(2, 0).key();
+    let object = cell.wal.chunk(id(2, 0)).await.expect("a read").expect("a chunk");
+    for memory in &cell.memory {
+        memory.delete(&key).await.expect("a delete");
+    }
+    let mut builder = crate::ChunkBuilder::new();
+    object.frames.iter().for_each(|frame| builder.push(frame.clone()));
+    let bytes = builder.finish(*object.meta()).payload.to_bytes();
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(cell.holds(id(2, 0)).await, 0, "not sealed");
+        cell.memory[1].overwrite(&key, bytes);
+    };
+    let (shown, ()) = tokio::join!(recovered(&cell, &group), back);
+    assert_eq!(shown.seqs, (0..6).collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]

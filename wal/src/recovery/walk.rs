@@ -13,7 +13,7 @@ use crate::format::{ChunkId, DecodedChunk, Footer};
 use crate::quorum::{Answer, Depth, EpochZones, FoundChunk, SealError, SlotSeal, ZoneState};
 
 /// Keys asked for in one listing.
-const LIST_PAGE: usize = 1000;
+const LIST_PAGE: usize = 16 << 10;
 /// Slots read whole at once, and slots beyond the listed ones read at once.
 const WHOLE_PARALLEL: usize = 4;
 const BEYOND_PARALLEL: usize = 2;
