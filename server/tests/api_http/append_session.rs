@@ -250,7 +250,6 @@ async fn large_batches_flow_through_a_session() {
         let mut read = api
             .read_session(&format!("{path}?seq_num=0&count=12"))
             .await
-            .ok()
             .unwrap();
         let mut bytes = 0;
         while let Some(frame) = read.next().await {

@@ -13,7 +13,7 @@ async fn api_106_a_stopping_node_acks_what_it_took_and_says_so() {
         api.post("/basins", json!({"basin": api.basin})).await.expect(201);
         let path = api.stream().await;
         let mut appends = api.append_session(&path).await;
-        let mut reads = api.read_session(&path).await.ok().expect("a session");
+        let mut reads = api.read_session(&path).await.expect("a session");
         reads.batch().await;
         appends.submit(&input(&["accepted"])).await;
         assert_eq!(appends.ack().await.end.unwrap().seq_num, 1);
