@@ -43,11 +43,13 @@ pub enum Fault {
     StallAfter(Gate),
 }
 
+type KeyIs = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// A fault and the calls it hits: all of them, unless narrowed.
 #[derive(Clone, Default)]
 pub struct Rule {
     op: Option<Op>,
-    key: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
+    key: Option<KeyIs>,
     skip: u64,
     times: Option<u64>,
     chance: Option<f64>,

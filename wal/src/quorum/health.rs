@@ -58,7 +58,6 @@ impl ZoneHealth {
     }
 
     /// Bytes held for laggards now.
-    #[cfg(test)]
     pub(crate) fn lagging_bytes(&self) -> u64 {
         self.lagging_bytes.load(Ordering::Relaxed)
     }

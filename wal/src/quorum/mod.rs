@@ -135,6 +135,16 @@ impl Wal {
             .collect()
     }
 
+    /// Bytes of durable chunks that are kept in memory for the sake of a slow zone, by zone; each at most
+    /// `laggard_bytes_max`.
+    pub fn lagging_bytes(&self) -> Vec<u64> {
+        self.inner
+            .zones
+            .iter()
+            .map(|zone| zone.health.lagging_bytes())
+            .collect()
+    }
+
     pub fn options(&self) -> &WalOptions {
         &self.inner.options
     }

@@ -124,11 +124,17 @@ impl Wal {
     /// Removes objects from all zones; idempotent. The caller knows that nothing names them any more, and that none is
     /// the seal that ended an epoch. On `Err` some may be gone.
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), StoreError> {
-        let deletes = ids
-            .iter()
-            .flat_map(|id| self.inner.zones.iter().map(move |zone| (id.key(), zone)));
+        let mut deletes = Vec::with_capacity(ids.len() * self.inner.zones.len());
+        for id in ids {
+            deletes.extend(
+                self.inner
+                    .zones
+                    .iter()
+                    .map(|zone| (id.key(), Arc::clone(&zone.store))),
+            );
+        }
         let mut results = futures::stream::iter(deletes)
-            .map(|(key, zone)| async move { zone.store.delete(&key).await })
+            .map(|(key, store)| async move { store.delete(&key).await })
             .buffer_unordered(self.inner.options.recovery_parallel);
         let mut failed = None;
         while let Some(result) = results.next().await {

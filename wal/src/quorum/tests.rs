@@ -195,11 +195,10 @@ async fn a_dark_zone_is_done_without_and_leaves_memory_flat() {
         for slot in 0..500 {
             writer.submit(batch(slot));
             assert_eq!(durable(&mut events, 1).await, [slot]);
-            assert!(cell.wal.inner.zones[1].health.lagging_bytes() <= 4096);
+            assert!(cell.wal.lagging_bytes()[1] <= 4096);
         }
         settle().await;
-        assert_eq!(cell.wal.inner.zones[1].health.lagging_bytes(), 0);
-        assert_eq!(cell.wal.inner.zones[0].health.lagging_bytes(), 0);
+        assert_eq!(cell.wal.lagging_bytes(), [0, 0, 0]);
         let calls = cell.faults[1].calls();
         for slot in 500..600 {
             writer.submit(batch(slot));
@@ -560,4 +559,25 @@ fn impossible_sets_of_zones_are_refused() {
         Wal::new(vec![zone(1)], 1, options).map(drop),
         Err(WalError::ZeroOption("inflight_chunks"))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_and_seals_can_run_in_tasks_of_their_own() {
+    fn send<T: Send>(future: T) -> T {
+        future
+    }
+    let cell = Cell::new(1, 1);
+    let gens = cell.wal.gens();
+    assert_eq!(send(cell.wal.footer(id(0))).await, Ok(None));
+    assert!(matches!(send(cell.wal.chunk(id(0))).await, Ok(None)));
+    assert_eq!(send(cell.wal.frames(id(0), &[])).await, Ok(Vec::new()));
+    assert_eq!(
+        send(cell.wal.seal(id(0), Epoch(4), Nonce(5), &gens)).await,
+        Ok(SealOutcome::Sealed)
+    );
+    assert_eq!(send(cell.wal.delete(&[id(0), id(1)])).await, Ok(()));
+    assert_eq!(cell.holds(id(0)).await, 0);
+    send(crate::preflight(&*cell.memory[0], 1))
+        .await
+        .expect("preflight passes");
 }

@@ -8,7 +8,7 @@ use millrace_api::id::Epoch;
 use super::RecoveryError;
 use super::run::Recovery;
 use crate::format::{ChunkId, DecodedChunk, Footer};
-use crate::quorum::Wal;
+use crate::quorum::ReadError;
 
 /// Tries after which a missing slot is worth a warning; then again whenever the number doubles.
 const WARN_AFTER: u32 = 4;
@@ -36,32 +36,33 @@ impl<V: FnMut(ChunkId, &Arc<Footer>) + Send> Recovery<'_, V> {
 
 impl<V> Recovery<'_, V> {
     pub(super) async fn wait_for_footer(&self, id: ChunkId) -> Arc<Footer> {
-        self.wait_for(id, async |wal: &Wal| {
-            wal.footer(id).await.map_err(|error| error.to_string())
-        })
-        .await
+        let mut attempt = 0;
+        loop {
+            match self.wal.footer(id).await {
+                Ok(Some(footer)) => return footer,
+                Ok(None) => self.missing(id, &mut attempt, None).await,
+                Err(error) => self.missing(id, &mut attempt, Some(error)).await,
+            }
+        }
     }
 
     pub(super) async fn wait_for_chunk(&self, id: ChunkId) -> DecodedChunk {
-        self.wait_for(id, async |wal: &Wal| {
-            wal.chunk(id).await.map_err(|error| error.to_string())
-        })
-        .await
+        let mut attempt = 0;
+        loop {
+            match self.wal.chunk(id).await {
+                Ok(Some(chunk)) => return chunk,
+                Ok(None) => self.missing(id, &mut attempt, None).await,
+                Err(error) => self.missing(id, &mut attempt, Some(error)).await,
+            }
+        }
     }
 
-    async fn wait_for<T>(&self, id: ChunkId, read: impl AsyncFn(&Wal) -> Result<Option<T>, String>) -> T {
-        let mut attempt = 0u32;
-        loop {
-            let why = match read(self.wal).await {
-                Ok(Some(found)) => return found,
-                Ok(None) => "no zone has it".to_owned(),
-                Err(why) => why,
-            };
-            attempt = attempt.saturating_add(1);
-            if attempt >= WARN_AFTER && attempt.is_power_of_two() {
-                tracing::warn!(chunk = %id, attempt, why, "a chunk of the history is missing; waiting for it");
-            }
-            self.pause(attempt).await;
+    /// Waits before the next try. `None`: the zones say that there is no such chunk.
+    async fn missing(&self, id: ChunkId, attempt: &mut u32, error: Option<ReadError>) {
+        *attempt = attempt.saturating_add(1);
+        if *attempt >= WARN_AFTER && attempt.is_power_of_two() {
+            tracing::warn!(chunk = %id, attempt, ?error, "a chunk of the history is missing; waiting for it");
         }
+        self.pause(*attempt).await;
     }
 }

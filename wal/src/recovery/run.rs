@@ -99,7 +99,7 @@ pub async fn recover(
         history,
         judge,
         nonce,
-        visit,
+        visit: Mutex::new(visit),
         recovered,
         rng,
     }
@@ -112,7 +112,8 @@ pub(super) struct Recovery<'a, V> {
     pub(super) history: &'a ChannelHistory,
     judge: &'a dyn Judge,
     pub(super) nonce: Nonce,
-    visit: V,
+    /// Never locked: it makes sharing `self` among reads sound for a `visit` that is not `Sync`.
+    visit: Mutex<V>,
     recovered: Recovered,
     rng: Mutex<SmallRng>,
 }
@@ -120,13 +121,11 @@ pub(super) struct Recovery<'a, V> {
 impl<V: FnMut(ChunkId, &Arc<Footer>) + Send> Recovery<'_, V> {
     async fn run(mut self) -> Result<Recovered, RecoveryError> {
         let history = self.history;
-        for sealed in history
-            .sealed
-            .iter()
-            .filter(|sealed| sealed.epoch >= history.checkpoint.0)
-        {
-            self.replay(sealed.epoch, history.start(sealed.epoch), sealed.end.0)
-                .await?;
+        for sealed in &history.sealed {
+            if sealed.epoch >= history.checkpoint.0 {
+                self.replay(sealed.epoch, history.start(sealed.epoch), sealed.end.0)
+                    .await?;
+            }
         }
         let adopted_before = self.recovered.next_slot.0;
         for unsealed in &history.unsealed {
@@ -228,7 +227,8 @@ impl<V: FnMut(ChunkId, &Arc<Footer>) + Send> Recovery<'_, V> {
     pub(super) fn visit(&mut self, id: ChunkId, index: &Arc<Footer>) {
         self.recovered.chunks += 1;
         self.recovered.bytes += index.len;
-        (self.visit)(id, index);
+        let visit = self.visit.get_mut().unwrap_or_else(PoisonError::into_inner);
+        visit(id, index);
     }
 
     pub(super) fn adopted_into(&mut self, next_slot: u64) {
