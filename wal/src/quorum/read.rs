@@ -126,16 +126,13 @@ impl Wal {
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), StoreError> {
         let mut deletes = Vec::with_capacity(ids.len() * self.inner.zones.len());
         for id in ids {
-            deletes.extend(
-                self.inner
-                    .zones
-                    .iter()
-                    .map(|zone| (id.key(), Arc::clone(&zone.store))),
-            );
+            for zone in &self.inner.zones {
+                let (key, store) = (id.key(), Arc::clone(&zone.store));
+                deletes.push(async move { store.delete(&key).await });
+            }
         }
-        let mut results = futures::stream::iter(deletes)
-            .map(|(key, store)| async move { store.delete(&key).await })
-            .buffer_unordered(self.inner.options.recovery_parallel);
+        let mut results =
+            futures::stream::iter(deletes).buffer_unordered(self.inner.options.recovery_parallel);
         let mut failed = None;
         while let Some(result) = results.next().await {
             if let Err(error) = result {
