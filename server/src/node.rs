@@ -10,7 +10,7 @@ use millrace_api::id::{ChannelId, Incarnation, NodeId, ZoneGen};
 use millrace_raft::command::{CreateChannel, RegisterNode};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::{Meta, MetaOptions};
-use millrace_wal::{Wal, WalOptions, Zone};
+use millrace_wal::{Wal, WalOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -150,7 +150,8 @@ impl Node {
         match failure {
             None => {
                 tracing::info!("stopping: new requests are refused, accepted ones are finished");
-                self.stop(self.config.stop_timeout).await;
+                let clients_timeout = self.config.stop_timeout;
+                self.stop(clients_timeout).await;
                 tracing::info!("stopped");
                 Ended::Stopped
             }

@@ -4,15 +4,12 @@
 //! that metadata remembers is blank, restored or somebody else's, and is never used silently: what was acknowledged
 //! is not in it.
 
-use std::collections::BTreeMap;
 
 use millrace_api::id::ZoneGen;
 use millrace_raft::command::{InitCell, RegisterZone};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
-use millrace_wal::marker::{self, Marker};
-use millrace_wal::zone;
-use millrace_wal::{Zone, preflight};
+use millrace_wal::{Marker, StoreEnvOptions, Zone, create_marker, open_url, preflight, read_marker};
 
 use crate::env::Env;
 
@@ -43,23 +40,23 @@ pub async fn open(url: &str, meta: &Meta, env: &Env) -> Result<Zone, StoreError>
         url: redacted(url),
         cause: cause.to_string(),
     };
-    let environment: BTreeMap<String, String> = std::env::vars().collect();
-    let store = zone::open_url(url, &environment).map_err(|error| unusable(&error))?;
-    preflight::check(store.as_ref(), env.random_u128()).await.map_err(|error| unusable(&error))?;
+    let options = StoreEnvOptions { env: std::env::vars().collect(), ..StoreEnvOptions::default() };
+    let store = open_url(url, &options).map_err(|error| unusable(&error))?;
+    preflight(store.as_ref(), env.random_u128()).await.map_err(|error| unusable(&error))?;
     let cell = cell_id(meta, env).await?;
-    let found = marker::read(store.as_ref()).await.map_err(|error| unusable(&error))?;
+    let found = read_marker(store.as_ref()).await.map_err(|error| unusable(&error))?;
     let known = meta.state().zones().map_err(MetaError::from)?.into_iter().find(|zone| zone.zone == ZONE);
     let zone_gen = match (known, found) {
-        (_, Some(found)) if found.cell_id != cell => {
-            return Err(StoreError::OtherCell { url: redacted(url), found: found.cell_id, cell });
+        (_, Some(found)) if found.cell != cell => {
+            return Err(StoreError::OtherCell { url: redacted(url), found: found.cell, cell });
         }
         (Some(known), Some(found)) if known.gen_id == found.zone_gen => known.gen_id,
         (Some(_), Some(_)) => return Err(replaced(url, "its marker names another life of it")),
         (Some(_), None) => return Err(replaced(url, "it has no marker")),
         (None, Some(found)) => register(meta, found.zone_gen).await?,
         (None, None) => {
-            let marker = Marker { cell_id: cell, zone_gen: ZoneGen(env.random_u128()) };
-            marker::create(store.as_ref(), &marker).await.map_err(|error| unusable(&error))?;
+            let marker = Marker { cell, zone_gen: ZoneGen(env.random_u128()) };
+            create_marker(store.as_ref(), &marker).await.map_err(|error| unusable(&error))?;
             register(meta, marker.zone_gen).await?
         }
     };

@@ -87,7 +87,7 @@ pub async fn take_over(
     let started = Instant::now();
     let judge = MetaJudge { meta: meta.clone() };
     let recovered =
-        millrace_wal::recover(wal, history(&record), &judge, nonce, |chunk, footer| fold.chunk(chunk, footer)).await?;
+        millrace_wal::recover(wal, &history(&record), &judge, nonce, |chunk, footer| fold.chunk(chunk, footer)).await?;
     meta.propose(ActivateChannel { channel, epoch }).await?;
     let commands = std::mem::take(&mut fold.commands);
     fold.apply_commands(read_commands(wal, commands).await?);
@@ -152,12 +152,12 @@ impl Judge for MetaJudge {
         match self.meta.propose(SealEpoch { channel, epoch, end, by, adopted }).await {
             Ok(sealed) => Ok(sealed.end),
             Err(MetaError::Refused(refused)) => Err(JudgeError::Refused(refused.to_string())),
-            Err(error) => Err(JudgeError::Unknown(error.to_string())),
+            Err(error) => Err(JudgeError::Retry(error.to_string())),
         }
     }
 
     async fn verdict(&self, channel: ChannelId, epoch: Epoch) -> Result<Option<SealedEpoch>, JudgeError> {
-        let unknown = |error: String| JudgeError::Unknown(error);
+        let unknown = |error: String| JudgeError::Retry(error);
         self.meta.linearize().await.map_err(|error| unknown(error.to_string()))?;
         let record = self.meta.state().channel(channel).map_err(|error| unknown(error.to_string()))?;
         Ok(record.and_then(|record| {

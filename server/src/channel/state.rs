@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use millrace_api::config::ResolvedStreamConfig;
-use millrace_api::id::{ChannelId, ChunkSeq, Epoch, StreamId, StreamletId};
+use millrace_api::id::{ChunkSeq, Epoch, StreamId, StreamletId};
 use millrace_api::position::{SeqNum, StreamPosition};
 use millrace_wal::{AckPrefix, ChunkBuilder, Frame};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use millrace_api::batch::AppendBatch;
+use millrace_api::id::ChannelId;
 use millrace_api::config::{ResolvedStreamConfig, TimestampingMode};
 use millrace_api::name::FencingToken;
 use millrace_api::proto;

@@ -25,7 +25,7 @@ impl Frontend {
             .meta
             .state()
             .list_basins(&request.prefix, &request.start_after, page_limit(request.limit))
-            .map_err(|error| read_error(&error))?;
+            .map_err(|error| read_error(&error.into()))?;
         Ok(Page { items: page.items.iter().map(basin_info).collect(), has_more: page.has_more })
     }
 
@@ -87,6 +87,11 @@ impl Frontend {
         if let millrace_api::config::Patch::Set(cipher) = change.stream_cipher {
             refuse_cipher(Some(cipher))?;
         }
+        change
+            .apply(&BasinConfig::default())
+            .default_stream_config
+            .validate()
+            .map_err(|error| ServiceError::invalid(error.to_string()))?;
         let command = ReconfigureBasin { name: name.clone(), change };
         let reply = self.meta.propose(command).await.map_err(|error| change_error(&error))?;
         Ok(reply.basin.config)
@@ -102,7 +107,7 @@ impl Frontend {
 
     /// As this node knows it.
     pub(super) fn basin(&self, name: &BasinName) -> Result<BasinRecord, ServiceError> {
-        let found = self.meta.state().basin(name).map_err(|error| read_error(&error))?;
+        let found = self.meta.state().basin(name).map_err(|error| read_error(&error.into()))?;
         found.ok_or_else(|| {
             ServiceError::new(ErrorCode::BasinNotFound, format!("basin {name:?} does not exist"))
         })

@@ -59,6 +59,23 @@ impl Frontend {
         Ok(all)
     }
 
+    /// The durable tail: everything acknowledged before the call is below it.
+    pub async fn check_tail(
+        &self,
+        basin: &BasinName,
+        stream: &StreamName,
+    ) -> Result<StreamPosition, ServiceError> {
+        let mut resolved = self.resolve(basin, stream, Intent::Read).await?;
+        if resolved.dormant.is_some() {
+            self.linearize().await?;
+            resolved = self.resolve(basin, stream, Intent::Read).await?;
+        }
+        match resolved.dormant {
+            Some(dormant) => Ok(dormant.tail),
+            None => resolved.channel.check_tail(resolved.stream).await.map_err(refusal_error),
+        }
+    }
+
     /// Begins a session: records from the start asked for, then, unless limits forbid it, what is appended.
     pub async fn read_session(
         self: &Arc<Self>,
@@ -164,7 +181,7 @@ impl ReadSession {
         Ok(())
     }
 
-    async fn tail(&self) -> Result<StreamPosition, ServiceError> {
+    async fn tail(&mut self) -> Result<StreamPosition, ServiceError> {
         match self.idle() {
             Some(dormant) => Ok(dormant.tail),
             None => self.resolved.channel.check_tail(self.resolved.stream).await.map_err(refusal_error),
@@ -188,7 +205,7 @@ impl ReadSession {
         self.resolved.dormant.filter(|dormant| !self.follow && dormant.trim >= dormant.tail.seq_num)
     }
 
-    async fn ask(&self, seek: Seek, wait: bool) -> Pending<ReadReply> {
+    async fn ask(&mut self, seek: Seek, wait: bool) -> Pending<ReadReply> {
         let bounds = ReadBounds {
             records_max: self.remaining.records().min(BATCH_RECORDS_MAX),
             metered_bytes_max: self.remaining.metered_bytes().min(BATCH_METERED_BYTES_MAX),

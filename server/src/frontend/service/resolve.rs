@@ -55,7 +55,7 @@ impl Frontend {
     ) -> Result<Resolved, ServiceError> {
         self.admit()?;
         let basin = self.basin(basin_name)?;
-        let found = self.meta.state().stream(basin.id, name).map_err(|error| read_error(&error))?;
+        let found = self.meta.state().stream(basin.id, name).map_err(|error| read_error(&error.into()))?;
         let record = match found {
             Some(record) => record,
             None if !intent.may_create(&basin.config) => return Err(stream_not_found(name)),

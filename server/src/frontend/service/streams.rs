@@ -28,7 +28,7 @@ impl Frontend {
             .meta
             .state()
             .list_streams(basin.id, &request.prefix, &request.start_after, page_limit(request.limit))
-            .map_err(|error| read_error(&error))?;
+            .map_err(|error| read_error(&error.into()))?;
         Ok(Page { items: page.items.into_iter().map(stream_entry_info).collect(), has_more: page.has_more })
     }
 
@@ -86,7 +86,7 @@ impl Frontend {
         self.admit()?;
         self.linearize().await?;
         let basin = self.basin(basin)?;
-        let found = self.meta.state().stream(basin.id, name).map_err(|error| read_error(&error))?;
+        let found = self.meta.state().stream(basin.id, name).map_err(|error| read_error(&error.into()))?;
         let stream = found.ok_or_else(|| stream_not_found(name))?;
         refuse_deleting(&stream)?;
         Ok(stream.config)
@@ -100,6 +100,10 @@ impl Frontend {
         change: StreamReconfiguration,
     ) -> Result<ResolvedStreamConfig, ServiceError> {
         self.admit()?;
+        change
+            .apply(&StreamConfig::default())
+            .validate()
+            .map_err(|error| ServiceError::invalid(error.to_string()))?;
         let command = ReconfigureStream { basin: basin.clone(), name: name.clone(), change };
         let reply = self.meta.propose(command).await.map_err(|error| change_error(&error))?;
         self.refresh(&reply.stream).await;
