@@ -25,7 +25,11 @@ impl Channels {
     /// A channel for a stream of the class: one of that class, or any while the class has none of its own.
     pub fn pick(&self, class: StorageClass, random: u128) -> Option<ChannelHandle> {
         let own: Vec<_> = self.by_id.values().filter(|(of, _)| *of == class).collect();
-        let candidates = if own.is_empty() { self.by_id.values().collect() } else { own };
+        let candidates = if own.is_empty() {
+            self.by_id.values().collect()
+        } else {
+            own
+        };
         let index = random.checked_rem(candidates.len() as u128)?;
         candidates.get(index as usize).map(|(_, handle)| handle.clone())
     }

@@ -69,7 +69,12 @@ impl ChunkReader {
             })
             .max_capacity(footer_cache_bytes as u64)
             .build();
-        Self { wal, footers, ahead: Arc::new(Semaphore::new(read_ahead_bytes)), ahead_bytes: read_ahead_bytes }
+        Self {
+            wal,
+            footers,
+            ahead: Arc::new(Semaphore::new(read_ahead_bytes)),
+            ahead_bytes: read_ahead_bytes,
+        }
     }
 
     /// The frames of the range in order, checked against their CRCs. Nothing is fetched unless the stream is polled;
@@ -96,7 +101,10 @@ impl ChunkReader {
         let of_stream = |entry: &FooterEntry| {
             entry.header.stream == range.stream && entry.header.streamlet == range.streamlet
         };
-        let over = footer.entries.iter().any(|entry| of_stream(entry) && entry.header.first_seq >= range.end);
+        let over = footer
+            .entries
+            .iter()
+            .any(|entry| of_stream(entry) && entry.header.first_seq >= range.end);
         let wanted = |entry: &FooterEntry| of_stream(entry) && range.wants(entry);
         let pieces = plan(chunk, &footer, wanted);
         let next = if over { None } else { range.log.after(position) };
@@ -113,10 +121,19 @@ impl ChunkReader {
     }
 
     async fn fetch(self: Arc<Self>, piece: Piece) -> Result<Vec<Frame>, ReadError> {
-        let bytes = usize::try_from(piece.bytes).unwrap_or(usize::MAX).min(self.ahead_bytes);
+        let bytes = usize::try_from(piece.bytes)
+            .unwrap_or(usize::MAX)
+            .min(self.ahead_bytes);
         let permits = u32::try_from(bytes).expect("bounded by a setting below 4 GiB");
-        let _room = self.ahead.acquire_many(permits).await.expect("the semaphore is never closed");
-        Ok(self.wal.frames(piece.chunk, &piece.footer.entries[piece.entries]).await?)
+        let _room = self
+            .ahead
+            .acquire_many(permits)
+            .await
+            .expect("the semaphore is never closed");
+        Ok(self
+            .wal
+            .frames(piece.chunk, &piece.footer.entries[piece.entries])
+            .await?)
     }
 }
 
@@ -137,14 +154,24 @@ impl ChunkRange {
 /// Groups the wanted entries into runs that are adjacent in the chunk.
 fn plan(chunk: ChunkId, footer: &Arc<Footer>, wanted: impl Fn(&FooterEntry) -> bool) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
-    for (index, entry) in footer.entries.iter().enumerate().filter(|(_, entry)| wanted(entry)) {
+    for (index, entry) in footer
+        .entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| wanted(entry))
+    {
         let bytes = entry.header.frame_len();
         match pieces.last_mut() {
             Some(piece) if piece.entries.end == index && piece.bytes + bytes <= PIECE_BYTES => {
                 piece.entries.end += 1;
                 piece.bytes += bytes;
             }
-            _ => pieces.push(Piece { chunk, footer: footer.clone(), entries: index..index + 1, bytes }),
+            _ => pieces.push(Piece {
+                chunk,
+                footer: footer.clone(),
+                entries: index..index + 1,
+                bytes,
+            }),
         }
     }
     pieces

@@ -110,6 +110,7 @@ pub struct Settings {
     pub stop_timeout: Option<Duration>,
 
     /// What to log: error, warn, info, debug, trace, or a filter such as info,millrace_wal=debug
+    /// [default: info,openraft=warn; warn with `dev`]
     #[arg(long, value_name = "FILTER", env = "MILLRACE_LOG")]
     pub log: Option<String>,
 
@@ -131,7 +132,10 @@ pub enum ConfigError {
     #[error("cannot read {path}: {cause}")]
     Unreadable { path: PathBuf, cause: std::io::Error },
     #[error("{path}: {cause}")]
-    Malformed { path: PathBuf, cause: Box<toml::de::Error> },
+    Malformed {
+        path: PathBuf,
+        cause: Box<toml::de::Error>,
+    },
     #[error("{0}")]
     Invalid(String),
 }
@@ -147,20 +151,44 @@ impl Settings {
             ($($field:ident),* $(,)?) => { Settings { $($field: self.$field.or(lower.$field)),* } };
         }
         merge!(
-            data_dir, store, http_addr, basin_domain, tls_cert, tls_key, tls_self, no_cors, init_file,
-            connections_max, channels, inflight_chunks, chunk_bytes, linger, append_bytes_in_flight,
-            append_timeout, recent_bytes, read_ahead_bytes, footer_cache_bytes, idle_timeout, deletion_grace,
-            stop_timeout, log, log_format,
+            data_dir,
+            store,
+            http_addr,
+            basin_domain,
+            tls_cert,
+            tls_key,
+            tls_self,
+            no_cors,
+            init_file,
+            connections_max,
+            channels,
+            inflight_chunks,
+            chunk_bytes,
+            linger,
+            append_bytes_in_flight,
+            append_timeout,
+            recent_bytes,
+            read_ahead_bytes,
+            footer_cache_bytes,
+            idle_timeout,
+            deletion_grace,
+            stop_timeout,
+            log,
+            log_format,
         )
     }
 }
 
 /// A TOML file in the given shape.
 pub fn read_toml<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
-    toml::from_str(&text)
-        .map_err(|cause| ConfigError::Malformed { path: path.to_owned(), cause: Box::new(cause) })
+    let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable {
+        path: path.to_owned(),
+        cause,
+    })?;
+    toml::from_str(&text).map_err(|cause| ConfigError::Malformed {
+        path: path.to_owned(),
+        cause: Box::new(cause),
+    })
 }
 
 /// Settings with every default filled in and checked.
@@ -193,7 +221,10 @@ pub enum TlsConfig {
     Off,
     /// A certificate made at start.
     SelfSigned,
-    Files { cert: PathBuf, key: PathBuf },
+    Files {
+        cert: PathBuf,
+        key: PathBuf,
+    },
 }
 
 /// Where a node listens if nobody says otherwise.
@@ -206,13 +237,17 @@ impl NodeConfig {
     pub fn resolve(settings: Settings) -> Result<Self, ConfigError> {
         const MIB: u64 = 1024 * 1024;
         let data_dir = settings.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into());
-        let data_dir = std::path::absolute(&data_dir)
-            .map_err(|cause| ConfigError::Unreadable { path: data_dir.clone(), cause })?;
+        let data_dir = std::path::absolute(&data_dir).map_err(|cause| ConfigError::Unreadable {
+            path: data_dir.clone(),
+            cause,
+        })?;
         let store = match settings.store {
             Some(url) => url,
             None => local_store_url(&data_dir)?,
         };
-        let local = ["file:", "memory:"].iter().any(|scheme| store.starts_with(scheme));
+        let local = ["file:", "memory:"]
+            .iter()
+            .any(|scheme| store.starts_with(scheme));
         let linger_default = Duration::from_millis(if local { 2 } else { 50 });
         let config = Self {
             http_addr: settings.http_addr.unwrap_or(HTTP_ADDR_DEFAULT),
@@ -252,7 +287,9 @@ impl NodeConfig {
 
 fn at_least<T: PartialOrd + std::fmt::Display>(name: &str, value: T, min: T) -> Result<T, ConfigError> {
     if value < min {
-        return Err(ConfigError::Invalid(format!("{name} is at least {min}, not {value}")));
+        return Err(ConfigError::Invalid(format!(
+            "{name} is at least {min}, not {value}"
+        )));
     }
     Ok(value)
 }
@@ -280,7 +317,10 @@ mod tests {
     #[test]
     fn flag_wins_over_file_and_file_over_default() {
         let file: Settings = toml::from_str("linger = '7ms'\nchunk-bytes = '1MiB'\nchannels = 3").unwrap();
-        let flags = Settings { channels: Some(2), ..Settings::default() };
+        let flags = Settings {
+            channels: Some(2),
+            ..Settings::default()
+        };
         let config = NodeConfig::resolve(flags.over(file)).unwrap();
         assert_eq!(config.channels, 2);
         assert_eq!(config.linger, Duration::from_millis(7));
@@ -290,22 +330,43 @@ mod tests {
 
     #[test]
     fn unknown_key_in_the_file_is_refused() {
-        let error = toml::from_str::<Settings>("lingr = '7ms'").unwrap_err().to_string();
+        let error = toml::from_str::<Settings>("lingr = '7ms'")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("lingr"), "{error}");
     }
 
     #[test]
     fn nonsense_is_refused_with_the_name_of_the_setting() {
-        let settings = Settings { channels: Some(0), ..Settings::default() };
-        assert!(NodeConfig::resolve(settings).unwrap_err().to_string().contains("channels"));
-        let settings = Settings { append_bytes_in_flight: Some(ByteSize::kib(1)), ..Settings::default() };
-        assert!(NodeConfig::resolve(settings).unwrap_err().to_string().contains("append-bytes-in-flight"));
+        let settings = Settings {
+            channels: Some(0),
+            ..Settings::default()
+        };
+        assert!(
+            NodeConfig::resolve(settings)
+                .unwrap_err()
+                .to_string()
+                .contains("channels")
+        );
+        let settings = Settings {
+            append_bytes_in_flight: Some(ByteSize::kib(1)),
+            ..Settings::default()
+        };
+        assert!(
+            NodeConfig::resolve(settings)
+                .unwrap_err()
+                .to_string()
+                .contains("append-bytes-in-flight")
+        );
     }
 
     #[test]
     fn linger_follows_the_kind_of_store() {
         let linger = |store: &str| {
-            let settings = Settings { store: Some(store.into()), ..Settings::default() };
+            let settings = Settings {
+                store: Some(store.into()),
+                ..Settings::default()
+            };
             NodeConfig::resolve(settings).unwrap().linger
         };
         assert_eq!(linger("memory://"), Duration::from_millis(2));

@@ -46,7 +46,10 @@ pub struct Env {
 impl Env {
     /// The real world.
     pub fn system() -> Self {
-        Self { ambient: Arc::new(SystemAmbient), network: Arc::new(TcpNetwork) }
+        Self {
+            ambient: Arc::new(SystemAmbient),
+            network: Arc::new(TcpNetwork),
+        }
     }
 
     pub fn now_ms(&self) -> u64 {

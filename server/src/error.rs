@@ -10,7 +10,11 @@ use millrace_api::position::{SeqNum, StreamPosition};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceError {
     #[error("{code}: {message}")]
-    Code { code: ErrorCode, message: String, retry_after: Option<Duration> },
+    Code {
+        code: ErrorCode,
+        message: String,
+        retry_after: Option<Duration>,
+    },
     /// 412. Judged against durable state; nothing was applied.
     #[error("the fencing token in force is {actual:?}")]
     FencingTokenMismatch { actual: FencingToken },
@@ -24,7 +28,11 @@ pub enum ServiceError {
 
 impl ServiceError {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self::Code { code, message: message.into(), retry_after: None }
+        Self::Code {
+            code,
+            message: message.into(),
+            retry_after: None,
+        }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -32,7 +40,10 @@ impl ServiceError {
     }
 
     pub fn not_implemented(what: &str) -> Self {
-        Self::new(ErrorCode::NotImplemented, format!("{what} is not implemented by this server"))
+        Self::new(
+            ErrorCode::NotImplemented,
+            format!("{what} is not implemented by this server"),
+        )
     }
 
     /// HTTP status of the answer.

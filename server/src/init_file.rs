@@ -116,8 +116,10 @@ pub struct Converged {
 impl Declaration {
     pub fn read(path: &Path) -> Result<Self, InitError> {
         if path.extension().is_some_and(|extension| extension == "json") {
-            let text = std::fs::read_to_string(path)
-                .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
+            let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable {
+                path: path.to_owned(),
+                cause,
+            })?;
             return Ok(serde_json::from_str(&text)?);
         }
         Ok(read_toml(path)?)
@@ -128,12 +130,17 @@ impl Declaration {
         let mut converged = Converged::default();
         for basin in &self.basins {
             let name = BasinName::new(&basin.name)?;
-            let request = CreateBasin { config: basin.config.to_config()?, ..CreateBasin::default() };
+            let request = CreateBasin {
+                config: basin.config.to_config()?,
+                ..CreateBasin::default()
+            };
             let done = frontend.ensure_basin(name.clone(), request).await;
             converged.count(done.map_err(|cause| refused(&basin.name, cause))?.outcome);
             for stream in &basin.streams {
                 let config = stream.config.to_config()?;
-                let done = frontend.ensure_stream(&name, StreamName::new(&stream.name)?, config).await;
+                let done = frontend
+                    .ensure_stream(&name, StreamName::new(&stream.name)?, config)
+                    .await;
                 converged.count(done.map_err(|cause| refused(&stream.name, cause))?.outcome);
             }
         }
@@ -152,7 +159,10 @@ impl Converged {
 }
 
 fn refused(name: &str, cause: ServiceError) -> InitError {
-    InitError::Refused { name: name.to_owned(), cause }
+    InitError::Refused {
+        name: name.to_owned(),
+        cause,
+    }
 }
 
 impl BasinSettings {
@@ -220,7 +230,10 @@ mod tests {
         .unwrap();
         assert_eq!(format!("{toml:?}"), format!("{json:?}"));
         let config = toml.basins[0].config.to_config().unwrap();
-        assert_eq!(config.default_stream_config.retention, Some(RetentionPolicy::Age(864_000)));
+        assert_eq!(
+            config.default_stream_config.retention,
+            Some(RetentionPolicy::Age(864_000))
+        );
     }
 
     #[test]

@@ -58,13 +58,24 @@ struct ServerArgs {
 impl Command {
     fn settings(self) -> Result<Settings, ConfigError> {
         match self {
-            Command::Dev(DevArgs { data_dir, http_addr, init_file }) => {
-                Ok(Settings { data_dir, http_addr, init_file, ..Settings::default() })
-            }
-            Command::Server(ServerArgs { config: None, settings }) => Ok(settings),
-            Command::Server(ServerArgs { config: Some(path), settings }) => {
-                Ok(settings.over(Settings::from_file(&path)?))
-            }
+            Command::Dev(DevArgs {
+                data_dir,
+                http_addr,
+                init_file,
+            }) => Ok(Settings {
+                data_dir,
+                http_addr,
+                init_file,
+                ..Settings::default()
+            }),
+            Command::Server(ServerArgs {
+                config: None,
+                settings,
+            }) => Ok(settings),
+            Command::Server(ServerArgs {
+                config: Some(path),
+                settings,
+            }) => Ok(settings.over(Settings::from_file(&path)?)),
         }
     }
 }
@@ -83,7 +94,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command, dev: bool) -> anyhow::Result<()> {
     let settings = command.settings()?;
-    let filter = settings.log.clone().unwrap_or_else(|| if dev { "warn" } else { "info" }.to_owned());
+    let filter = settings
+        .log
+        .clone()
+        .unwrap_or_else(|| if dev { "warn" } else { "info,openraft=warn" }.to_owned());
     telemetry::init_logging(&filter, settings.log_format.unwrap_or_default()).map_err(anyhow::Error::msg)?;
     let config = NodeConfig::resolve(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -94,7 +108,12 @@ async fn serve(config: NodeConfig, dev: bool) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let tls = config.tls != TlsConfig::Off;
     let data_dir = config.data_dir.display().to_string();
-    let node = Node::start(config, Env::system()).await.context("the node cannot start")?;
+    tokio::pin!(stop);
+    let node = tokio::select! {
+        node = Node::start(config, Env::system()) => node.context("the node cannot start")?,
+        // Storage that is down can keep a start waiting; nothing was accepted yet.
+        () = &mut stop => return Ok(()),
+    };
     announce(node.http_addr(), tls);
     if dev {
         print_examples(node.http_addr(), &data_dir);

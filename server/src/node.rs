@@ -47,7 +47,10 @@ pub enum NodeError {
     #[error("metadata: {0}")]
     Meta(#[from] MetaError),
     #[error("channel {channel} cannot be recovered: {cause}")]
-    Recovery { channel: ChannelId, cause: RecoveryError },
+    Recovery {
+        channel: ChannelId,
+        cause: RecoveryError,
+    },
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot listen on {addr}: {cause}")]
@@ -93,17 +96,25 @@ impl Node {
         let mut stats = Vec::new();
         for number in 1..=config.channels {
             let id = ChannelId(number);
-            let owner = Owner { node: NODE, incarnation };
-            let (handle, task) = start_channel(id, owner, zone_gen, &config, &env, &meta, &wal, &stop_channels)
-                .await
-                .map_err(|cause| NodeError::Recovery { channel: id, cause })?;
+            let owner = Owner {
+                node: NODE,
+                incarnation,
+            };
+            let (handle, task) =
+                start_channel(id, owner, zone_gen, &config, &env, &meta, &wal, &stop_channels)
+                    .await
+                    .map_err(|cause| NodeError::Recovery { channel: id, cause })?;
             stats.push((id, task.stats.clone()));
             channels.insert(StorageClass::Standard, handle);
             running.spawn(async move { (id, task.run().await) });
         }
 
         let lifecycle = Lifecycle::default();
-        let chunks = Arc::new(ChunkReader::new(wal, config.footer_cache_bytes, config.read_ahead_bytes));
+        let chunks = Arc::new(ChunkReader::new(
+            wal,
+            config.footer_cache_bytes,
+            config.read_ahead_bytes,
+        ));
         let limits = ServiceLimits {
             append_bytes_in_flight: config.append_bytes_in_flight,
             append_timeout: config.append_timeout,
@@ -123,11 +134,26 @@ impl Node {
         let http = listen(&config, &env, &frontend, Metrics::new(stats)).await?;
         let stop_tasks = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let deletion = Deletion { env, meta: meta.clone(), channels, grace: config.deletion_grace };
+        let deletion = Deletion {
+            env,
+            meta: meta.clone(),
+            channels,
+            grace: config.deletion_grace,
+        };
         tasks.spawn(deletion.run(stop_tasks.clone()));
         lifecycle.set_ready();
         tracing::info!(http = %http.local_addr(), store = %store::redacted(&config.store), "serving");
-        Ok(Self { config, meta, frontend, lifecycle, http, channels: running, stop_channels, stop_tasks, tasks })
+        Ok(Self {
+            config,
+            meta,
+            frontend,
+            lifecycle,
+            http,
+            channels: running,
+            stop_channels,
+            stop_tasks,
+            tasks,
+        })
     }
 
     /// Where the HTTP API is; has the real port when the one asked for was 0.
@@ -170,7 +196,10 @@ impl Node {
         self.http.stop(clients_timeout).await;
         self.stop_channels.cancel();
         let written = async { while self.channels.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.config.append_timeout, written).await.is_err() {
+        if tokio::time::timeout(self.config.append_timeout, written)
+            .await
+            .is_err()
+        {
             tracing::warn!("storage did not take the last chunks; unacknowledged appends may be lost");
         }
         self.channels.shutdown().await;
@@ -195,8 +224,13 @@ fn channel_failure(ended: Option<Result<(ChannelId, task::Ended), tokio::task::J
 /// known about it.
 fn metadata_dir(config: &NodeConfig) -> Result<PathBuf, NodeError> {
     let in_memory = config.store.starts_with("memory:");
-    let dir = config.data_dir.join(if in_memory { "meta-in-memory" } else { "meta" });
-    let unusable = |cause| NodeError::DataDir { path: dir.clone(), cause };
+    let dir = config
+        .data_dir
+        .join(if in_memory { "meta-in-memory" } else { "meta" });
+    let unusable = |cause| NodeError::DataDir {
+        path: dir.clone(),
+        cause,
+    };
     if in_memory && dir.exists() {
         std::fs::remove_dir_all(&dir).map_err(unusable)?;
     }
@@ -206,7 +240,11 @@ fn metadata_dir(config: &NodeConfig) -> Result<PathBuf, NodeError> {
 
 fn wal_options(config: &NodeConfig, env: &Env) -> WalOptions {
     let seed = env.random_u128() as u64;
-    WalOptions { inflight_chunks: config.inflight_chunks, seed, ..WalOptions::default() }
+    WalOptions {
+        inflight_chunks: config.inflight_chunks,
+        seed,
+        ..WalOptions::default()
+    }
 }
 
 /// Begins a life of this node. That the metadata directory is open here proves that the former process has ended.
@@ -235,7 +273,11 @@ async fn start_channel(
     wal: &Wal,
     stop: &CancellationToken,
 ) -> Result<(ChannelHandle, ChannelTask), RecoveryError> {
-    meta.propose(CreateChannel { channel: id, class: StorageClass::Standard }).await?;
+    meta.propose(CreateChannel {
+        channel: id,
+        class: StorageClass::Standard,
+    })
+    .await?;
     let limits = ChannelLimits {
         chunk_bytes: config.chunk_bytes,
         linger: config.linger,
@@ -269,12 +311,17 @@ async fn listen(
 ) -> Result<Server, NodeError> {
     let tls = tls::acceptor(&config.tls)?;
     let addr = config.http_addr;
-    let listener = env.network.listen(addr).await.map_err(|cause| NodeError::Listen { addr, cause })?;
+    let listener = env
+        .network
+        .listen(addr)
+        .await
+        .map_err(|cause| NodeError::Listen { addr, cause })?;
     let options = HttpOptions {
         basin_domain: config.basin_domain.clone(),
         cors: config.cors,
         metrics: Arc::new(move || metrics.render()),
     };
     let router = http::router(frontend.clone(), options);
-    Server::start(listener, tls, router, config.connections_max).map_err(|cause| NodeError::Listen { addr, cause })
+    Server::start(listener, tls, router, config.connections_max)
+        .map_err(|cause| NodeError::Listen { addr, cause })
 }

@@ -4,7 +4,6 @@
 //! that metadata remembers is blank, restored or somebody else's, and is never used silently: what was acknowledged
 //! is not in it.
 
-
 use millrace_api::id::ZoneGen;
 use millrace_raft::command::{InitCell, RegisterZone};
 use millrace_raft::error::MetaError;
@@ -40,23 +39,44 @@ pub async fn open(url: &str, meta: &Meta, env: &Env) -> Result<Zone, StoreError>
         url: redacted(url),
         cause: cause.to_string(),
     };
-    let options = StoreEnvOptions { env: std::env::vars().collect(), ..StoreEnvOptions::default() };
+    let options = StoreEnvOptions {
+        env: std::env::vars().collect(),
+        ..StoreEnvOptions::default()
+    };
     let store = open_url(url, &options).map_err(|error| unusable(&error))?;
-    preflight(store.as_ref(), env.random_u128()).await.map_err(|error| unusable(&error))?;
+    preflight(store.as_ref(), env.random_u128())
+        .await
+        .map_err(|error| unusable(&error))?;
     let cell = cell_id(meta, env).await?;
-    let found = read_marker(store.as_ref()).await.map_err(|error| unusable(&error))?;
-    let known = meta.state().zones().map_err(MetaError::from)?.into_iter().find(|zone| zone.zone == ZONE);
+    let found = read_marker(store.as_ref())
+        .await
+        .map_err(|error| unusable(&error))?;
+    let known = meta
+        .state()
+        .zones()
+        .map_err(MetaError::from)?
+        .into_iter()
+        .find(|zone| zone.zone == ZONE);
     let zone_gen = match (known, found) {
         (_, Some(found)) if found.cell != cell => {
-            return Err(StoreError::OtherCell { url: redacted(url), found: found.cell, cell });
+            return Err(StoreError::OtherCell {
+                url: redacted(url),
+                found: found.cell,
+                cell,
+            });
         }
         (Some(known), Some(found)) if known.gen_id == found.zone_gen => known.gen_id,
         (Some(_), Some(_)) => return Err(replaced(url, "its marker names another life of it")),
         (Some(_), None) => return Err(replaced(url, "it has no marker")),
         (None, Some(found)) => register(meta, found.zone_gen).await?,
         (None, None) => {
-            let marker = Marker { cell, zone_gen: ZoneGen(env.random_u128()) };
-            create_marker(store.as_ref(), &marker).await.map_err(|error| unusable(&error))?;
+            let marker = Marker {
+                cell,
+                zone_gen: ZoneGen(env.random_u128()),
+            };
+            create_marker(store.as_ref(), &marker)
+                .await
+                .map_err(|error| unusable(&error))?;
             register(meta, marker.zone_gen).await?
         }
     };
@@ -78,12 +98,17 @@ async fn register(meta: &Meta, gen_id: ZoneGen) -> Result<ZoneGen, StoreError> {
 }
 
 fn replaced(url: &str, what: &'static str) -> StoreError {
-    StoreError::Replaced { url: redacted(url), what }
+    StoreError::Replaced {
+        url: redacted(url),
+        what,
+    }
 }
 
 /// The URL without what may be secret in it.
 pub fn redacted(url: &str) -> String {
-    let Ok(mut parsed) = url::Url::parse(url) else { return "(not a URL)".into() };
+    let Ok(mut parsed) = url::Url::parse(url) else {
+        return "(not a URL)".into();
+    };
     let _ = parsed.set_password(None);
     let public: Vec<(String, String)> = parsed
         .query_pairs()

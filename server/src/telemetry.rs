@@ -17,7 +17,9 @@ use crate::config::LogFormat;
 /// Sets up logging to stderr for the whole process. `filter` in the syntax of `tracing`'s environment filter.
 pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("log filter {filter:?}: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let result = match format {
         LogFormat::Text => builder.with_ansi(false).try_init(),
         LogFormat::Json => builder.json().try_init(),
@@ -56,24 +58,50 @@ type Field = fn(&ChannelStats) -> &AtomicU64;
 
 /// Name, help and source of each counter of the channels.
 const CHANNEL_COUNTERS: &[(&str, &str, Field)] = &[
-    ("channel_appends", "Append batches taken by channels, refused ones included", |s| &s.appends),
-    ("channel_records", "Records of append batches taken by channels, refused ones included", |s| &s.records),
-    ("channel_metered_bytes", "Metered bytes of append batches taken by channels, refused ones included", |s| {
-        &s.metered_bytes
-    }),
+    (
+        "channel_appends",
+        "Append batches taken by channels, refused ones included",
+        |s| &s.appends,
+    ),
+    (
+        "channel_records",
+        "Records of append batches taken by channels, refused ones included",
+        |s| &s.records,
+    ),
+    (
+        "channel_metered_bytes",
+        "Metered bytes of append batches taken by channels, refused ones included",
+        |s| &s.metered_bytes,
+    ),
     ("wal_chunks", "Chunks given to the writer", |s| &s.chunks),
-    ("wal_chunk_bytes", "Bytes of the chunks given to the writer", |s| &s.chunk_bytes),
-    ("wal_chunks_durable", "Chunks held by a quorum", |s| &s.chunks_durable),
-    ("wal_chunk_retries", "Attempts to write a chunk that failed and were made again", |s| &s.chunk_retries),
-    ("wal_chunk_create_microseconds", "Time from submission to quorum, summed over durable chunks", |s| {
-        &s.chunk_create_micros
+    (
+        "wal_chunk_bytes",
+        "Bytes of the chunks given to the writer",
+        |s| &s.chunk_bytes,
+    ),
+    ("wal_chunks_durable", "Chunks held by a quorum", |s| {
+        &s.chunks_durable
     }),
+    (
+        "wal_chunk_retries",
+        "Attempts to write a chunk that failed and were made again",
+        |s| &s.chunk_retries,
+    ),
+    (
+        "wal_chunk_create_microseconds",
+        "Time from submission to quorum, summed over durable chunks",
+        |s| &s.chunk_create_micros,
+    ),
 ];
 
 impl Collector for ChannelCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         for (name, help, field) in CHANNEL_COUNTERS {
-            let total = self.channels.iter().map(|(_, stats)| field(stats).load(Relaxed)).sum::<u64>();
+            let total = self
+                .channels
+                .iter()
+                .map(|(_, stats)| field(stats).load(Relaxed))
+                .sum::<u64>();
             let counter = ConstCounter::new(total);
             let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
             counter.encode(metric)?;
@@ -88,13 +116,23 @@ mod tests {
 
     #[test]
     fn metrics_are_named_typed_and_summed_over_channels() {
-        let stats = [Arc::new(ChannelStats::default()), Arc::new(ChannelStats::default())];
+        let stats = [
+            Arc::new(ChannelStats::default()),
+            Arc::new(ChannelStats::default()),
+        ];
         stats[0].append_received(3, 100);
         stats[1].append_received(4, 11);
-        let channels = stats.into_iter().enumerate().map(|(i, s)| (ChannelId(i as u32), s)).collect();
+        let channels = stats
+            .into_iter()
+            .enumerate()
+            .map(|(i, s)| (ChannelId(i as u32), s))
+            .collect();
         let text = Metrics::new(channels).render();
         assert!(text.contains("# TYPE millrace_channel_records counter"), "{text}");
         assert!(text.contains("millrace_channel_records_total 7"), "{text}");
-        assert!(text.contains("millrace_channel_metered_bytes_total 111"), "{text}");
+        assert!(
+            text.contains("millrace_channel_metered_bytes_total 111"),
+            "{text}"
+        );
     }
 }

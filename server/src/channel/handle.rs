@@ -49,14 +49,33 @@ impl ChannelHandle {
         permit: OwnedSemaphorePermit,
     ) -> Pending<AppendAck> {
         let (reply, pending) = oneshot::channel();
-        self.send(Request::Append(Append { stream, batch, session, permit, reply })).await;
+        self.send(Request::Append(Append {
+            stream,
+            batch,
+            session,
+            permit,
+            reply,
+        }))
+        .await;
         pending
     }
 
     pub async fn read(&self, stream: StreamId, seek: Seek, bounds: ReadBounds) -> Pending<ReadReply> {
-        let ReadBounds { records_max, metered_bytes_max, wait } = bounds;
+        let ReadBounds {
+            records_max,
+            metered_bytes_max,
+            wait,
+        } = bounds;
         let (reply, pending) = oneshot::channel();
-        self.send(Request::Read(Read { stream, seek, records_max, metered_bytes_max, wait, reply })).await;
+        self.send(Request::Read(Read {
+            stream,
+            seek,
+            records_max,
+            metered_bytes_max,
+            wait,
+            reply,
+        }))
+        .await;
         pending
     }
 

@@ -76,7 +76,10 @@ mod tests {
     use super::*;
 
     fn chunk(slot: u64) -> LogPosition {
-        LogPosition { epoch: Epoch(1), slot: ChunkSeq(slot) }
+        LogPosition {
+            epoch: Epoch(1),
+            slot: ChunkSeq(slot),
+        }
     }
 
     proptest! {

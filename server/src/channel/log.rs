@@ -32,14 +32,21 @@ impl ChunkLog {
     /// `earlier` in order of epoch; the current epoch's chunks start at slot 0.
     pub fn new(channel: ChannelId, earlier: impl IntoIterator<Item = Extent>, current: Epoch) -> Self {
         let mut extents: Vec<_> = earlier.into_iter().filter(|e| e.first < e.end).collect();
-        extents.push(Extent { epoch: current, first: ChunkSeq(0), end: ChunkSeq(0) });
+        extents.push(Extent {
+            epoch: current,
+            first: ChunkSeq(0),
+            end: ChunkSeq(0),
+        });
         assert!(extents.is_sorted_by(|a, b| a.epoch < b.epoch), "epochs only grow");
         Self { channel, extents }
     }
 
     /// Chunks of the current epoch below `end` are acknowledged.
     pub fn advance(&mut self, end: ChunkSeq) {
-        let current = self.extents.last_mut().expect("the current epoch's extent is always there");
+        let current = self
+            .extents
+            .last_mut()
+            .expect("the current epoch's extent is always there");
         current.end = current.end.max(end);
     }
 
@@ -47,14 +54,21 @@ impl ChunkLog {
     pub fn at_or_after(&self, position: LogPosition) -> Option<LogPosition> {
         let index = self.extents.partition_point(|e| e.epoch < position.epoch);
         self.extents[index..].iter().find_map(|e| {
-            let slot = if e.epoch == position.epoch { position.slot.max(e.first) } else { e.first };
+            let slot = if e.epoch == position.epoch {
+                position.slot.max(e.first)
+            } else {
+                e.first
+            };
             (slot < e.end).then_some(LogPosition { epoch: e.epoch, slot })
         })
     }
 
     /// The chunk behind `position`.
     pub fn after(&self, position: LogPosition) -> Option<LogPosition> {
-        self.at_or_after(LogPosition { epoch: position.epoch, slot: ChunkSeq(position.slot.0 + 1) })
+        self.at_or_after(LogPosition {
+            epoch: position.epoch,
+            slot: ChunkSeq(position.slot.0 + 1),
+        })
     }
 
     pub fn chunk_id(&self, position: LogPosition) -> ChunkId {
@@ -67,17 +81,27 @@ mod tests {
     use super::*;
 
     fn at(epoch: u64, slot: u64) -> LogPosition {
-        LogPosition { epoch: Epoch(epoch), slot: ChunkSeq(slot) }
+        LogPosition {
+            epoch: Epoch(epoch),
+            slot: ChunkSeq(slot),
+        }
     }
 
     fn extent(epoch: u64, first: u64, end: u64) -> Extent {
-        Extent { epoch: Epoch(epoch), first: ChunkSeq(first), end: ChunkSeq(end) }
+        Extent {
+            epoch: Epoch(epoch),
+            first: ChunkSeq(first),
+            end: ChunkSeq(end),
+        }
     }
 
     #[test]
     fn walk_visits_every_chunk_once_and_skips_empty_epochs() {
-        let mut log =
-            ChunkLog::new(ChannelId(1), [extent(1, 3, 5), extent(2, 0, 0), extent(4, 0, 1)], Epoch(5));
+        let mut log = ChunkLog::new(
+            ChannelId(1),
+            [extent(1, 3, 5), extent(2, 0, 0), extent(4, 0, 1)],
+            Epoch(5),
+        );
         log.advance(ChunkSeq(2));
         let mut seen = vec![];
         let mut next = log.at_or_after(at(0, 0));

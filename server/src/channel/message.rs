@@ -18,10 +18,16 @@ use crate::frontend::service::types::AppendAck;
 pub enum Request {
     Append(Append),
     Read(Read),
-    CheckTail { stream: StreamId, reply: oneshot::Sender<Result<StreamPosition, Refusal>> },
+    CheckTail {
+        stream: StreamId,
+        reply: oneshot::Sender<Result<StreamPosition, Refusal>>,
+    },
     /// The metadata of a stream changed: look again. Answers when the change is in force, which for a deletion
     /// means that nothing of the stream is sequenced or answered any more.
-    Refresh { stream: StreamId, reply: oneshot::Sender<()> },
+    Refresh {
+        stream: StreamId,
+        reply: oneshot::Sender<()>,
+    },
 }
 
 impl ReadReply {
@@ -109,7 +115,13 @@ pub enum ReadReply {
     Frames { frames: Arc<[Frame]>, view: ReadView },
     /// The record sought is no longer in memory: it is in the chunk at `start` or a later one, and all that is
     /// below `end` can be read from chunks.
-    Chunks { start: LogPosition, streamlet: StreamletId, end: SeqNum, log: Arc<ChunkLog>, view: ReadView },
+    Chunks {
+        start: LogPosition,
+        streamlet: StreamletId,
+        end: SeqNum,
+        log: Arc<ChunkLog>,
+        view: ReadView,
+    },
     /// Nothing there is at or behind the place sought.
     AtTail { view: ReadView },
 }
@@ -141,4 +153,3 @@ pub enum Refusal {
     #[error("metadata is unavailable: {0}")]
     Metadata(String),
 }
-

@@ -18,7 +18,11 @@ pub struct Recent {
 
 impl Recent {
     pub fn new(bytes_max: usize) -> Self {
-        Self { frames: VecDeque::new(), bytes: 0, bytes_max }
+        Self {
+            frames: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+        }
     }
 
     pub fn push(&mut self, stream: StreamId, frame: &Frame) {

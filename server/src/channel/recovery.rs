@@ -6,7 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use millrace_api::command::Command;
-use millrace_api::id::{ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, Nonce, StreamId, StreamletId, ZoneGen};
+use millrace_api::id::{
+    ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, Nonce, StreamId, StreamletId, ZoneGen,
+};
 use millrace_api::position::{SeqNum, StreamPosition};
 use millrace_api::proto;
 use millrace_raft::command::{ActivateChannel, AssignChannel, SealEpoch};
@@ -15,8 +17,8 @@ use millrace_raft::group::Meta;
 use millrace_raft::query::{ChannelRecord, ChannelStreamlet};
 use millrace_raft::refused::Refused;
 use millrace_wal::{
-    ChannelHistory, ChunkId, EpochWriter, Footer, FooterEntry, Judge, JudgeError, SealedEpoch, UnsealedEpoch, Wal,
-    WriteEvent,
+    ChannelHistory, ChunkBuilder, ChunkId, EpochWriter, FencedBy, Footer, FooterEntry, Judge, JudgeError,
+    SealedEpoch, UnsealedEpoch, Wal, WriteEvent,
 };
 use prost::Message;
 use tokio::sync::mpsc;
@@ -30,6 +32,9 @@ use crate::env::Env;
 
 /// Frames with commands that are read at a time.
 const COMMAND_READS: usize = 32;
+
+/// Epochs that other processes may have been quicker in before this one gives up.
+const CLAIMS_MAX: usize = 100;
 
 /// Who takes over.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +61,8 @@ pub enum RecoveryError {
     Wal(#[from] millrace_wal::RecoveryError),
     #[error("reading a command back: {0}")]
     Read(#[from] millrace_wal::ReadError),
+    #[error("other processes keep writing to the channel with copies of this node's metadata: stop them")]
+    Contended,
     /// Chunks and metadata contradict each other: nothing is guessed.
     #[error("stream {stream}: {what}")]
     Inconsistent { stream: StreamId, what: String },
@@ -67,8 +74,12 @@ impl From<StoreError> for RecoveryError {
     }
 }
 
-/// Begins the next epoch of the channel, ends all earlier ones, and rebuilds the state from the checkpoint on.
-/// Everything that was ever acknowledged is in it.
+/// Begins an epoch of the channel, ends all earlier ones, and rebuilds the state from the checkpoint on. Everything
+/// that was ever acknowledged is in it.
+///
+/// Nobody else acknowledges in the channel afterwards: the epoch is claimed by creating its first free slot, and an
+/// epoch in which another process, started from a copy of the same metadata, was quicker is ended like any earlier
+/// one, with all that it holds.
 pub async fn take_over(
     channel: ChannelId,
     owner: Owner,
@@ -78,26 +89,89 @@ pub async fn take_over(
     meta: &Meta,
     wal: &Wal,
 ) -> Result<TakenOver, RecoveryError> {
-    let Owner { node, incarnation } = owner;
-    let epoch = meta.propose(AssignChannel { channel, node, incarnation, gens: gens.clone() }).await?;
-    let record = meta.state().channel(channel)?.ok_or(MetaError::Refused(Refused::ChannelUnknown(channel)))?;
-    let nonce = Nonce(env.random_u128());
-    let open = meta.state().open_streamlets(channel)?;
-    let mut fold = Fold::new(open);
     let started = Instant::now();
+    let Owner { node, incarnation } = owner;
+    for _ in 0..CLAIMS_MAX {
+        let epoch = meta
+            .propose(AssignChannel {
+                channel,
+                node,
+                incarnation,
+                gens: gens.clone(),
+            })
+            .await?;
+        let nonce = Nonce(env.random_u128());
+        let (fold, first_slot) = replay(channel, nonce, meta, wal).await?;
+        meta.propose(ActivateChannel { channel, epoch }).await?;
+        let (mut writer, mut written) = wal.writer(channel, epoch, nonce, first_slot);
+        if let Some(by) = claim(&mut writer, &mut written).await {
+            tracing::warn!(%channel, %epoch, ?by, "another process has written in this epoch; it is ended now");
+            continue;
+        }
+        tracing::info!(%channel, %epoch, streams = fold.streams.len(), took = ?started.elapsed(),
+            "took the channel over");
+        let record = channel_record(channel, meta)?;
+        let log = ChunkLog::new(channel, extents(&record), epoch);
+        let (streams, deleting) = fold.finish(Instant::now());
+        let state = ChannelState::new(epoch, writer.next_slot(), log, streams, limits);
+        return Ok(TakenOver {
+            epoch,
+            state,
+            writer,
+            written,
+            deleting,
+        });
+    }
+    Err(RecoveryError::Contended)
+}
+
+/// Ends the earlier epochs and folds their chunks. Answers the first free slot of the current epoch too.
+async fn replay(
+    channel: ChannelId,
+    nonce: Nonce,
+    meta: &Meta,
+    wal: &Wal,
+) -> Result<(Fold, ChunkSeq), RecoveryError> {
+    let history = history(&channel_record(channel, meta)?);
+    let mut fold = Fold::new(meta.state().open_streamlets(channel)?);
     let judge = MetaJudge { meta: meta.clone() };
-    let recovered =
-        millrace_wal::recover(wal, &history(&record), &judge, nonce, |chunk, footer| fold.chunk(chunk, footer)).await?;
-    meta.propose(ActivateChannel { channel, epoch }).await?;
+    let recovered = millrace_wal::recover(wal, &history, &judge, nonce, |chunk, footer| {
+        fold.chunk(chunk, footer)
+    })
+    .await?;
+    if let Some(broken) = fold.broken.take() {
+        return Err(broken);
+    }
     let commands = std::mem::take(&mut fold.commands);
     fold.apply_commands(read_commands(wal, commands).await?);
-    tracing::info!(%channel, %epoch, chunks = recovered.chunks, streams = fold.streams.len(),
-        took = ?started.elapsed(), "took the channel over");
-    let log = ChunkLog::new(channel, extents(&meta.state().channel(channel)?.unwrap_or(record)), epoch);
-    let (streams, deleting) = fold.finish(Instant::now())?;
-    let (writer, written) = wal.writer(channel, epoch, nonce, recovered.next_slot);
-    let state = ChannelState::new(epoch, recovered.next_slot, log, streams, limits);
-    Ok(TakenOver { epoch, state, writer, written, deleting })
+    Ok((fold, recovered.next_slot))
+}
+
+/// Writes an empty chunk into the epoch's first free slot. Whoever else would write there is fenced from then on; if
+/// somebody has written there already, answers who.
+async fn claim(
+    writer: &mut EpochWriter,
+    written: &mut mpsc::UnboundedReceiver<WriteEvent>,
+) -> Option<FencedBy> {
+    writer.submit(ChunkBuilder::new());
+    loop {
+        match written
+            .recv()
+            .await
+            .expect("the writer reports until it is closed")
+        {
+            WriteEvent::Durable { .. } => return None,
+            WriteEvent::Fenced { by, .. } => return Some(by),
+            WriteEvent::Retrying { error, since, .. } => {
+                tracing::warn!(%error, waiting = ?since, "storage does not take the first chunk yet");
+            }
+        }
+    }
+}
+
+fn channel_record(channel: ChannelId, meta: &Meta) -> Result<ChannelRecord, RecoveryError> {
+    let record = meta.state().channel(channel)?;
+    Ok(record.ok_or(MetaError::Refused(Refused::ChannelUnknown(channel)))?)
 }
 
 fn history(record: &ChannelRecord) -> ChannelHistory {
@@ -106,7 +180,12 @@ fn history(record: &ChannelRecord) -> ChannelHistory {
         checkpoint: (record.checkpoint.epoch, record.checkpoint.slot),
         sealed: record
             .sealed()
-            .map(|(epoch, _, seal)| SealedEpoch { epoch, end: seal.end, by: seal.by, adopted: seal.adopted })
+            .map(|(epoch, _, seal)| SealedEpoch {
+                epoch,
+                end: seal.end,
+                by: seal.by,
+                adopted: seal.adopted,
+            })
             .collect(),
         unsealed: record
             .unsealed_earlier()
@@ -125,12 +204,20 @@ fn history(record: &ChannelRecord) -> ChannelHistory {
 /// Chunks of earlier epochs, all sealed by now.
 fn extents(record: &ChannelRecord) -> Vec<Extent> {
     let first = |epoch: Epoch| {
-        if epoch == record.checkpoint.epoch { record.checkpoint.slot } else { ChunkSeq(0) }
+        if epoch == record.checkpoint.epoch {
+            record.checkpoint.slot
+        } else {
+            ChunkSeq(0)
+        }
     };
     record
         .sealed()
         .filter(|(epoch, ..)| *epoch < record.epoch)
-        .map(|(epoch, _, seal)| Extent { epoch, first: first(epoch), end: seal.end })
+        .map(|(epoch, _, seal)| Extent {
+            epoch,
+            first: first(epoch),
+            end: seal.end,
+        })
         .collect()
 }
 
@@ -149,7 +236,17 @@ impl Judge for MetaJudge {
         by: Epoch,
         adopted: u64,
     ) -> Result<ChunkSeq, JudgeError> {
-        match self.meta.propose(SealEpoch { channel, epoch, end, by, adopted }).await {
+        match self
+            .meta
+            .propose(SealEpoch {
+                channel,
+                epoch,
+                end,
+                by,
+                adopted,
+            })
+            .await
+        {
             Ok(sealed) => Ok(sealed.end),
             Err(MetaError::Refused(refused)) => Err(JudgeError::Refused(refused.to_string())),
             Err(error) => Err(JudgeError::Retry(error.to_string())),
@@ -158,15 +255,25 @@ impl Judge for MetaJudge {
 
     async fn verdict(&self, channel: ChannelId, epoch: Epoch) -> Result<Option<SealedEpoch>, JudgeError> {
         let unknown = |error: String| JudgeError::Retry(error);
-        self.meta.linearize().await.map_err(|error| unknown(error.to_string()))?;
-        let record = self.meta.state().channel(channel).map_err(|error| unknown(error.to_string()))?;
+        self.meta
+            .linearize()
+            .await
+            .map_err(|error| unknown(error.to_string()))?;
+        let record = self
+            .meta
+            .state()
+            .channel(channel)
+            .map_err(|error| unknown(error.to_string()))?;
         Ok(record.and_then(|record| {
-            record.sealed().find(|(sealed, ..)| *sealed == epoch).map(|(epoch, _, seal)| SealedEpoch {
-                epoch,
-                end: seal.end,
-                by: seal.by,
-                adopted: seal.adopted,
-            })
+            record
+                .sealed()
+                .find(|(sealed, ..)| *sealed == epoch)
+                .map(|(epoch, _, seal)| SealedEpoch {
+                    epoch,
+                    end: seal.end,
+                    by: seal.by,
+                    adopted: seal.adopted,
+                })
         }))
     }
 }
@@ -199,9 +306,20 @@ impl Fold {
                 token_seq_num: open.fencing.seq_num,
                 trim: open.trim,
             };
-            (open.stream, Folded { start, index: SlotIndex::default(), deleting: open.deleting })
+            (
+                open.stream,
+                Folded {
+                    start,
+                    index: SlotIndex::default(),
+                    deleting: open.deleting,
+                },
+            )
         });
-        Self { streams: streams.collect(), commands: Vec::new(), broken: None }
+        Self {
+            streams: streams.collect(),
+            commands: Vec::new(),
+            broken: None,
+        }
     }
 
     fn chunk(&mut self, chunk: ChunkId, footer: &Arc<Footer>) {
@@ -220,7 +338,9 @@ impl Fold {
         entry: &FooterEntry,
     ) -> Result<(), RecoveryError> {
         let header = &entry.header;
-        let Some(folded) = self.streams.get_mut(&header.stream) else { return Ok(()) };
+        let Some(folded) = self.streams.get_mut(&header.stream) else {
+            return Ok(());
+        };
         // Frames of an earlier streamlet are in segments.
         if header.streamlet != folded.start.id {
             return Ok(());
@@ -233,10 +353,19 @@ impl Fold {
                 header.first_seq,
                 tail.seq_num
             );
-            return Err(RecoveryError::Inconsistent { stream: header.stream, what });
+            return Err(RecoveryError::Inconsistent {
+                stream: header.stream,
+                what,
+            });
         }
-        let position = LogPosition { epoch: chunk.epoch, slot: chunk.slot };
-        folded.index.note(StreamPosition::new(header.first_seq, header.first_timestamp), position);
+        let position = LogPosition {
+            epoch: chunk.epoch,
+            slot: chunk.slot,
+        };
+        folded.index.note(
+            StreamPosition::new(header.first_seq, header.first_timestamp),
+            position,
+        );
         folded.start.tail = StreamPosition::new(header.end_seq(), header.last_timestamp);
         if header.flags.has_commands() {
             self.commands.push((chunk, footer.clone(), index));
@@ -247,7 +376,9 @@ impl Fold {
     /// Commands in order of the streams they are in.
     fn apply_commands(&mut self, commands: Vec<(StreamId, SeqNum, Command)>) {
         for (stream, seq_num, command) in commands {
-            let Some(folded) = self.streams.get_mut(&stream) else { continue };
+            let Some(folded) = self.streams.get_mut(&stream) else {
+                continue;
+            };
             match command {
                 Command::Fence(token) => {
                     folded.start.token = token;
@@ -258,14 +389,8 @@ impl Fold {
         }
     }
 
-    #[allow(clippy::type_complexity)] // The two kinds of streamlets.
-    fn finish(
-        self,
-        now: Instant,
-    ) -> Result<(HashMap<StreamId, Streamlet>, Vec<(StreamId, StreamletId)>), RecoveryError> {
-        if let Some(error) = self.broken {
-            return Err(error);
-        }
+    /// Streamlets to serve, and those of streams that are being deleted.
+    fn finish(self, now: Instant) -> (HashMap<StreamId, Streamlet>, Vec<(StreamId, StreamletId)>) {
         let mut streams = HashMap::new();
         let mut deleting = Vec::new();
         for (stream, folded) in self.streams {
@@ -275,7 +400,7 @@ impl Fold {
                 streams.insert(stream, Streamlet::new(folded.start, folded.index, now));
             }
         }
-        Ok((streams, deleting))
+        (streams, deleting)
     }
 }
 
@@ -289,12 +414,16 @@ async fn read_commands(
         let mut commands = Vec::new();
         for frame in frames {
             let stream = frame.header.stream;
-            let batch = proto::ReadBatch::decode(frame.body()).map_err(|error| RecoveryError::Inconsistent {
-                stream,
-                what: format!("chunk {} holds a frame that is not a batch: {error}", chunk.key()),
-            })?;
+            let batch =
+                proto::ReadBatch::decode(frame.body()).map_err(|error| RecoveryError::Inconsistent {
+                    stream,
+                    what: format!("chunk {} holds a frame that is not a batch: {error}", chunk.key()),
+                })?;
             for record in batch.records {
-                let headers = record.headers.iter().map(|header| (&header.name[..], &header.value[..]));
+                let headers = record
+                    .headers
+                    .iter()
+                    .map(|header| (&header.name[..], &header.value[..]));
                 // Only valid commands are ever stored.
                 if let Ok(Some(command)) = Command::of(headers, &record.body) {
                     commands.push((stream, record.seq_num, command));

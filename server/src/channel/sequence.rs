@@ -22,7 +22,13 @@ impl FrameBuffer {
 
     /// Encodes the batch at the streamlet's assigned position, with timestamps as its configuration says. This is
     /// the only time that the records are copied; the state is not changed.
-    pub fn encode(&mut self, stream: StreamId, streamlet: &Streamlet, batch: &AppendBatch, now_ms: u64) -> Frame {
+    pub fn encode(
+        &mut self,
+        stream: StreamId,
+        streamlet: &Streamlet,
+        batch: &AppendBatch,
+        now_ms: u64,
+    ) -> Frame {
         let mut writer = FrameWriter::begin(&mut self.0, batch.encoded_len_max());
         let start = streamlet.assigned();
         let mut first_timestamp: Option<Timestamp> = None;
@@ -32,7 +38,11 @@ impl FrameBuffer {
             first_timestamp.get_or_insert(last_timestamp);
             batch.encode_record(index, start.seq_num + index as u64, last_timestamp, writer.body());
         }
-        let flags = if batch.commands().is_empty() { FrameFlags::NONE } else { FrameFlags::HAS_COMMANDS };
+        let flags = if batch.commands().is_empty() {
+            FrameFlags::NONE
+        } else {
+            FrameFlags::HAS_COMMANDS
+        };
         writer.finish(FrameHeader {
             kind: FrameKind::Records,
             flags,

@@ -26,10 +26,19 @@ use crate::frontend::service::types::AppendAck;
 
 /// An answer or another thing that the task has to carry out.
 pub enum Effect {
-    Append(oneshot::Sender<Result<AppendAck, Refusal>>, Result<AppendAck, Refusal>),
-    Read(oneshot::Sender<Result<ReadReply, Refusal>>, Result<ReadReply, Refusal>),
+    Append(
+        oneshot::Sender<Result<AppendAck, Refusal>>,
+        Result<AppendAck, Refusal>,
+    ),
+    Read(
+        oneshot::Sender<Result<ReadReply, Refusal>>,
+        Result<ReadReply, Refusal>,
+    ),
     /// Nothing of the streamlet is in flight or will be sequenced; it is gone from the state.
-    Closed { stream: StreamId, streamlet: StreamletId },
+    Closed {
+        stream: StreamId,
+        streamlet: StreamletId,
+    },
 }
 
 /// Bounds of a channel.
@@ -89,7 +98,11 @@ struct Held {
 }
 
 enum HeldAnswer {
-    Ack { stream: StreamId, start: StreamPosition, end: StreamPosition },
+    Ack {
+        stream: StreamId,
+        start: StreamPosition,
+        end: StreamPosition,
+    },
     Refusal(Refusal),
 }
 
@@ -129,7 +142,9 @@ impl ChannelState {
 
     /// Takes the streamlet that metadata placed here. Does nothing if it is open already.
     pub fn open(&mut self, stream: StreamId, start: StreamletStart, now: Instant) {
-        self.streams.entry(stream).or_insert_with(|| Streamlet::new(start, Default::default(), now));
+        self.streams
+            .entry(stream)
+            .or_insert_with(|| Streamlet::new(start, Default::default(), now));
     }
 
     pub fn take_effects(&mut self) -> std::vec::Drain<'_, Effect> {
@@ -138,7 +153,13 @@ impl ChannelState {
 
     /// Sequences a batch, or refuses it.
     pub fn append(&mut self, request: Append, now: Instant, now_ms: u64) {
-        let Append { stream, batch, session, permit, reply } = request;
+        let Append {
+            stream,
+            batch,
+            session,
+            permit,
+            reply,
+        } = request;
         let slot = self.open_slot();
         let Some(streamlet) = self.streams.get_mut(&stream) else {
             self.effects.push(Effect::Append(reply, Err(Refusal::NotHere)));
@@ -154,7 +175,14 @@ impl ChannelState {
                 gate.close();
             }
             let judged_slot = streamlet.last_slot().filter(|_| !streamlet.is_durable());
-            self.refuse(Held { reply, answer: HeldAnswer::Refusal(refusal), _permit: permit }, judged_slot);
+            self.refuse(
+                Held {
+                    reply,
+                    answer: HeldAnswer::Refusal(refusal),
+                    _permit: permit,
+                },
+                judged_slot,
+            );
             return;
         }
         let start = streamlet.assigned();
@@ -165,7 +193,11 @@ impl ChannelState {
         self.open.opened_at.get_or_insert(now);
         self.open.builder.push(frame.clone());
         self.open.notes.push(Note { stream, frame, trim });
-        self.open.held.push(Held { reply, answer: HeldAnswer::Ack { stream, start, end }, _permit: permit });
+        self.open.held.push(Held {
+            reply,
+            answer: HeldAnswer::Ack { stream, start, end },
+            _permit: permit,
+        });
         if self.open.builder.encoded_len() >= self.limits.chunk_bytes as u64 {
             self.closed.push_back(std::mem::take(&mut self.open));
         }
@@ -185,7 +217,10 @@ impl ChannelState {
         if let Some(first) = self.in_flight.front().map(|chunk| chunk.slot)
             && slot < self.next_slot
         {
-            return slot.0.checked_sub(first.0).map(|index| &mut self.in_flight[index as usize].held);
+            return slot
+                .0
+                .checked_sub(first.0)
+                .map(|index| &mut self.in_flight[index as usize].held);
         }
         let ahead = slot.0.checked_sub(self.next_slot.0)? as usize;
         match self.closed.get_mut(ahead) {
@@ -217,14 +252,20 @@ impl ChannelState {
                 std::mem::take(&mut self.open)
             }
         };
-        self.in_flight.push_back(InFlight { slot: self.next_slot, notes: chunk.notes, held: chunk.held });
+        self.in_flight.push_back(InFlight {
+            slot: self.next_slot,
+            notes: chunk.notes,
+            held: chunk.held,
+        });
         self.next_slot.0 += 1;
         Some(chunk.builder)
     }
 
     /// A quorum holds the chunk at `slot`. Everything up to the first slot that is not durable becomes visible.
     pub fn durable(&mut self, slot: ChunkSeq) {
-        let Some(end) = self.prefix.durable(slot) else { return };
+        let Some(end) = self.prefix.durable(slot) else {
+            return;
+        };
         Arc::make_mut(&mut self.log).advance(end);
         while self.in_flight.front().is_some_and(|chunk| chunk.slot < end) {
             let chunk = self.in_flight.pop_front().expect("looked at just now");
@@ -238,11 +279,16 @@ impl ChannelState {
     }
 
     fn acknowledge(&mut self, chunk: InFlight) {
-        let position = LogPosition { epoch: self.epoch, slot: chunk.slot };
+        let position = LogPosition {
+            epoch: self.epoch,
+            slot: chunk.slot,
+        };
         let mut to_wake = Vec::new();
         let mut to_close = Vec::new();
         for Note { stream, frame, trim } in chunk.notes {
-            let Some(streamlet) = self.streams.get_mut(&stream) else { continue };
+            let Some(streamlet) = self.streams.get_mut(&stream) else {
+                continue;
+            };
             let first = StreamPosition::new(frame.header.first_seq, frame.header.first_timestamp);
             streamlet.index.note(first, position);
             self.recent.push(stream, &frame);
@@ -285,7 +331,8 @@ impl ChannelState {
         };
         streamlet.touched_at = now;
         if streamlet.closing {
-            self.effects.push(Effect::Read(read.reply, Err(Refusal::Deleting)));
+            self.effects
+                .push(Effect::Read(read.reply, Err(Refusal::Deleting)));
         } else if read.wait && streamlet.is_at_tail(read.seek) {
             // Those whose requester went away leave room before the list grows.
             if streamlet.waiting.len() == streamlet.waiting.capacity() {
@@ -299,7 +346,9 @@ impl ChannelState {
     }
 
     fn wake(&mut self, stream: StreamId) {
-        let Some(streamlet) = self.streams.get_mut(&stream) else { return };
+        let Some(streamlet) = self.streams.get_mut(&stream) else {
+            return;
+        };
         let waiting = std::mem::take(&mut streamlet.waiting);
         // Followers mostly stand at the same place and ask for as much: they share one list of frames.
         let mut shared: Option<(Seek, usize, usize, Arc<[Frame]>)> = None;
@@ -315,12 +364,20 @@ impl ChannelState {
                 Some((seek, records, bytes, frames))
                     if (*seek, *records, *bytes) == (read.seek, read.records_max, read.metered_bytes_max) =>
                 {
-                    ReadReply::Frames { frames: frames.clone(), view: streamlet.view() }
+                    ReadReply::Frames {
+                        frames: frames.clone(),
+                        view: streamlet.view(),
+                    }
                 }
                 _ => answer_read(streamlet, &self.log, &read),
             };
             if let ReadReply::Frames { frames, .. } = &reply {
-                shared = Some((read.seek, read.records_max, read.metered_bytes_max, frames.clone()));
+                shared = Some((
+                    read.seek,
+                    read.records_max,
+                    read.metered_bytes_max,
+                    frames.clone(),
+                ));
             }
             self.effects.push(Effect::Read(read.reply, Ok(reply)));
         }
@@ -333,7 +390,11 @@ impl ChannelState {
     pub fn check_tail(&mut self, stream: StreamId, now: Instant) -> Result<StreamPosition, Refusal> {
         let streamlet = self.streams.get_mut(&stream).ok_or(Refusal::NotHere)?;
         streamlet.touched_at = now;
-        if streamlet.closing { Err(Refusal::Deleting) } else { Ok(streamlet.tail()) }
+        if streamlet.closing {
+            Err(Refusal::Deleting)
+        } else {
+            Ok(streamlet.tail())
+        }
     }
 
     pub fn reconfigure(&mut self, stream: StreamId, config: ResolvedStreamConfig) {
@@ -344,10 +405,13 @@ impl ChannelState {
 
     /// Sequences and answers nothing more of the stream. [`Effect::Closed`] follows when its frames are durable.
     pub fn close(&mut self, stream: StreamId) {
-        let Some(streamlet) = self.streams.get_mut(&stream) else { return };
+        let Some(streamlet) = self.streams.get_mut(&stream) else {
+            return;
+        };
         streamlet.closing = true;
         for read in std::mem::take(&mut streamlet.waiting) {
-            self.effects.push(Effect::Read(read.reply, Err(Refusal::Deleting)));
+            self.effects
+                .push(Effect::Read(read.reply, Err(Refusal::Deleting)));
         }
         if streamlet.is_durable() {
             self.finish_close(stream);
@@ -356,7 +420,10 @@ impl ChannelState {
 
     fn finish_close(&mut self, stream: StreamId) {
         if let Some(streamlet) = self.remove(stream) {
-            self.effects.push(Effect::Closed { stream, streamlet: streamlet.id });
+            self.effects.push(Effect::Closed {
+                stream,
+                streamlet: streamlet.id,
+            });
         }
     }
 
@@ -393,7 +460,9 @@ impl ChannelState {
 
     /// The epoch is over. What was given to storage has an unknown outcome; what was not, did not happen.
     pub fn stop(&mut self) {
-        let in_flight = std::mem::take(&mut self.in_flight).into_iter().flat_map(|chunk| chunk.held);
+        let in_flight = std::mem::take(&mut self.in_flight)
+            .into_iter()
+            .flat_map(|chunk| chunk.held);
         let unknown: Vec<_> = in_flight.map(|held| (held, true)).collect();
         let never_sent: Vec<_> = std::mem::take(&mut self.closed)
             .into_iter()
@@ -424,11 +493,20 @@ fn answer_read(streamlet: &Streamlet, log: &Arc<ChunkLog>, read: &Read) -> ReadR
         return ReadReply::Frames { frames, view };
     }
     // What is trimmed away is not walked through.
-    let sought = streamlet.index.seek(read.seek).max(streamlet.index.seek(Seek::SeqNum(view.trim)));
+    let sought = streamlet
+        .index
+        .seek(read.seek)
+        .max(streamlet.index.seek(Seek::SeqNum(view.trim)));
     let start = sought.expect("a stream with durable records has a first chunk");
     // Where memory takes over; a reader that gets there asks again.
     let end = streamlet.recent_start();
-    ReadReply::Chunks { start, streamlet: streamlet.id, end, log: log.clone(), view }
+    ReadReply::Chunks {
+        start,
+        streamlet: streamlet.id,
+        end,
+        log: log.clone(),
+        view,
+    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ impl ChannelStats {
 
     pub fn chunk_durable(&self, took: Duration) {
         self.chunks_durable.fetch_add(1, Relaxed);
-        self.chunk_create_micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.chunk_create_micros
+            .fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
     pub fn chunk_retried(&self) {

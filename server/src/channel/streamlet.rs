@@ -86,7 +86,10 @@ impl Streamlet {
     }
 
     pub fn view(&self) -> ReadView {
-        ReadView { tail: self.durable, trim: self.trim_durable }
+        ReadView {
+            tail: self.durable,
+            trim: self.trim_durable,
+        }
     }
 
     pub fn last_slot(&self) -> Option<ChunkSeq> {
@@ -125,17 +128,31 @@ impl Streamlet {
             return Err(Refusal::Deleting);
         }
         if batch.fencing_token().is_some_and(|token| *token != self.token) {
-            return Err(Refusal::FencingTokenMismatch { actual: self.token.clone() });
+            return Err(Refusal::FencingTokenMismatch {
+                actual: self.token.clone(),
+            });
         }
-        if batch.match_seq_num().is_some_and(|expected| expected != self.assigned.seq_num) {
-            return Err(Refusal::SeqNumMismatch { next: self.assigned.seq_num });
+        if batch
+            .match_seq_num()
+            .is_some_and(|expected| expected != self.assigned.seq_num)
+        {
+            return Err(Refusal::SeqNumMismatch {
+                next: self.assigned.seq_num,
+            });
         }
         let required = self.config.timestamping_mode == TimestampingMode::ClientRequire;
         if required && batch.timestamps().any(|timestamp| timestamp.is_none()) {
-            return Err(Refusal::Invalid("the stream requires a timestamp on every record".into()));
+            return Err(Refusal::Invalid(
+                "the stream requires a timestamp on every record".into(),
+            ));
         }
         // The largest number is not assignable: the tail must stay representable.
-        if self.assigned.seq_num.checked_add(batch.len() as u64).is_none_or(|end| end == u64::MAX) {
+        if self
+            .assigned
+            .seq_num
+            .checked_add(batch.len() as u64)
+            .is_none_or(|end| end == u64::MAX)
+        {
             return Err(Refusal::Invalid("the stream has no sequence numbers left".into()));
         }
         Ok(())
@@ -147,7 +164,11 @@ impl Streamlet {
             TimestampingMode::Arrival => now_ms,
             TimestampingMode::ClientPrefer | TimestampingMode::ClientRequire => asked.unwrap_or(now_ms),
         };
-        let capped = if self.config.timestamping_uncapped { chosen } else { chosen.min(now_ms) };
+        let capped = if self.config.timestamping_uncapped {
+            chosen
+        } else {
+            chosen.min(now_ms)
+        };
         capped.max(previous)
     }
 
@@ -185,7 +206,10 @@ impl Streamlet {
     /// A frame of the stream is durable and so is everything before it.
     pub fn advance(&mut self, frame: Frame, trim: Option<SeqNum>) {
         let header = &frame.header;
-        debug_assert_eq!(header.first_seq, self.durable.seq_num, "frames become durable in order");
+        debug_assert_eq!(
+            header.first_seq, self.durable.seq_num,
+            "frames become durable in order"
+        );
         let end = header.first_seq + u64::from(header.record_count);
         self.durable = StreamPosition::new(end, header.last_timestamp);
         self.trim_durable = self.trim_durable.max(trim.unwrap_or(0));
@@ -212,11 +236,18 @@ impl Streamlet {
 
     /// The first sequence number that is in memory.
     pub fn recent_start(&self) -> SeqNum {
-        self.recent.front().map_or(self.durable.seq_num, |frame| frame.header.first_seq)
+        self.recent
+            .front()
+            .map_or(self.durable.seq_num, |frame| frame.header.first_seq)
     }
 
     /// The frames in memory from the record sought on, or `None` if it may be older than all of them.
-    pub fn recent_from(&self, seek: Seek, records_max: usize, metered_bytes_max: usize) -> Option<Arc<[Frame]>> {
+    pub fn recent_from(
+        &self,
+        seek: Seek,
+        records_max: usize,
+        metered_bytes_max: usize,
+    ) -> Option<Arc<[Frame]>> {
         let oldest = &self.recent.front()?.header;
         let seek = match seek {
             Seek::SeqNum(seq_num) => Seek::SeqNum(seq_num.max(self.trim_durable)),
@@ -231,9 +262,9 @@ impl Streamlet {
             {
                 return None;
             }
-            Seek::Timestamp(timestamp) => {
-                self.recent.partition_point(|f| f.header.last_timestamp < timestamp || end_seq(f) <= self.trim_durable)
-            }
+            Seek::Timestamp(timestamp) => self
+                .recent
+                .partition_point(|f| f.header.last_timestamp < timestamp || end_seq(f) <= self.trim_durable),
         };
         let (mut records, mut metered) = (0, 0);
         let frames = self.recent.range(first..).take_while(|frame| {

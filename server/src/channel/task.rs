@@ -11,8 +11,8 @@ use millrace_api::id::{ChannelId, Epoch, StreamId, StreamletId};
 use millrace_raft::command::{ActivateStream, CloseStreamlet, DeactivateStream};
 use millrace_raft::error::{MetaError, StoreError};
 use millrace_raft::group::Meta;
-use millrace_raft::refused::Refused;
 use millrace_raft::query::{Fencing, OpenStreamlet, StreamRecord};
+use millrace_raft::refused::Refused;
 use millrace_wal::{EpochWriter, FencedBy, WriteEvent};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -65,8 +65,13 @@ pub struct Waiting {
 
 enum JobDone {
     /// Look the stream up again and serve what waits.
-    Look { stream: StreamId },
-    Refuse { stream: StreamId, refusal: Refusal },
+    Look {
+        stream: StreamId,
+    },
+    Refuse {
+        stream: StreamId,
+        refusal: Refusal,
+    },
     Nothing,
 }
 
@@ -122,7 +127,10 @@ impl ChannelTask {
     }
 
     async fn next_event(&mut self, batch: &mut Vec<Request>, rest_at: Instant) -> Event {
-        let linger = self.state.linger_deadline().filter(|_| self.writer.free_slots() > 0);
+        let linger = self
+            .state
+            .linger_deadline()
+            .filter(|_| self.writer.free_slots() > 0);
         tokio::select! {
             biased;
             Some(written) = self.written.recv() => Event::Written(written),
@@ -153,7 +161,8 @@ impl ChannelTask {
     fn serve(&mut self, request: Request, now: Instant, now_ms: u64) {
         match request {
             Request::Append(append) => {
-                self.stats.append_received(append.batch.len(), append.batch.metered_bytes());
+                self.stats
+                    .append_received(append.batch.len(), append.batch.metered_bytes());
                 self.state.append(append, now, now_ms);
             }
             Request::Read(read) => self.state.read(read, now),
@@ -164,7 +173,9 @@ impl ChannelTask {
                         self.state.reconfigure(stream, record.config);
                     }
                     Ok(_) => self.state.close(stream),
-                    Err(error) => tracing::error!(%stream, %error, "metadata of an open stream cannot be read"),
+                    Err(error) => {
+                        tracing::error!(%stream, %error, "metadata of an open stream cannot be read")
+                    }
                 }
                 let _ = reply.send(());
             }
@@ -196,7 +207,9 @@ impl ChannelTask {
             None => {
                 self.waiting.parked.insert(stream, requests);
                 let (meta, channel) = (self.meta.clone(), self.id);
-                self.waiting.jobs.spawn(async move { activate(&meta, stream, channel).await });
+                self.waiting
+                    .jobs
+                    .spawn(async move { activate(&meta, stream, channel).await });
             }
         }
     }
@@ -234,7 +247,12 @@ impl ChannelTask {
                 Effect::Read(reply, answer) => drop(reply.send(answer)),
                 Effect::Closed { stream, streamlet } => {
                     let (meta, channel, epoch) = (self.meta.clone(), self.id, self.epoch);
-                    let command = CloseStreamlet { stream, streamlet, channel, epoch };
+                    let command = CloseStreamlet {
+                        stream,
+                        streamlet,
+                        channel,
+                        epoch,
+                    };
                     self.waiting.jobs.spawn(close_streamlet(meta, command));
                 }
             }
@@ -243,9 +261,13 @@ impl ChannelTask {
 
     /// Lets streams rest that nobody used for a while and that have nothing outside segments.
     fn rest_idle(&mut self, now: Instant) {
-        let Some(idle_since) = now.checked_sub(self.idle_timeout) else { return };
+        let Some(idle_since) = now.checked_sub(self.idle_timeout) else {
+            return;
+        };
         for stream in self.state.rest_candidates() {
-            let Some(standing) = self.state.rest(stream, idle_since) else { continue };
+            let Some(standing) = self.state.rest(stream, idle_since) else {
+                continue;
+            };
             self.waiting.parked.insert(stream, Vec::new());
             let command = deactivation(stream, standing, self.id, self.epoch);
             let meta = self.meta.clone();
@@ -310,8 +332,15 @@ impl ChannelTask {
     /// Streamlets that metadata marks as deleting need no owner any more: says so.
     pub fn close_leftovers(&mut self, leftovers: Vec<(StreamId, StreamletId)>) {
         for (stream, streamlet) in leftovers {
-            let command = CloseStreamlet { stream, streamlet, channel: self.id, epoch: self.epoch };
-            self.waiting.jobs.spawn(close_streamlet(self.meta.clone(), command));
+            let command = CloseStreamlet {
+                stream,
+                streamlet,
+                channel: self.id,
+                epoch: self.epoch,
+            };
+            self.waiting
+                .jobs
+                .spawn(close_streamlet(self.meta.clone(), command));
         }
     }
 }
@@ -342,7 +371,10 @@ fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch:
         epoch,
         tail: at.tail,
         flushed: at.flushed,
-        fencing: Fencing { token: at.token, seq_num: at.token_seq_num },
+        fencing: Fencing {
+            token: at.token,
+            seq_num: at.token_seq_num,
+        },
         trim: at.trim,
         forgotten: at.tail.seq_num,
     }
@@ -352,11 +384,15 @@ async fn activate(meta: &Meta, stream: StreamId, channel: ChannelId) -> JobDone 
     match meta.propose(ActivateStream { stream, channel }).await {
         // Placed here, placed elsewhere meanwhile, deleted or gone: the record says which.
         Ok(_) => JobDone::Look { stream },
-        Err(MetaError::Refused(Refused::ChannelInactive(_))) => {
-            JobDone::Refuse { stream, refusal: Refusal::Stopped }
-        }
+        Err(MetaError::Refused(Refused::ChannelInactive(_))) => JobDone::Refuse {
+            stream,
+            refusal: Refusal::Stopped,
+        },
         Err(MetaError::Refused(_)) => JobDone::Look { stream },
-        Err(error) => JobDone::Refuse { stream, refusal: Refusal::Metadata(error.to_string()) },
+        Err(error) => JobDone::Refuse {
+            stream,
+            refusal: Refusal::Metadata(error.to_string()),
+        },
     }
 }
 
@@ -367,7 +403,12 @@ async fn rest(meta: &Meta, command: DeactivateStream) -> JobDone {
         match meta.propose(command.clone()).await {
             Ok(()) | Err(MetaError::Refused(_)) => return JobDone::Look { stream },
             Err(error) if error.retryable() => tokio::time::sleep(RETRY_PAUSE).await,
-            Err(error) => return JobDone::Refuse { stream, refusal: Refusal::Metadata(error.to_string()) },
+            Err(error) => {
+                return JobDone::Refuse {
+                    stream,
+                    refusal: Refusal::Metadata(error.to_string()),
+                };
+            }
         }
     }
 }

@@ -31,7 +31,11 @@ pub struct Deletion {
 impl Deletion {
     /// Runs until cancelled; a failed round is logged and the next one tries again.
     pub async fn run(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+        while stop
+            .run_until_cancelled(tokio::time::sleep(INTERVAL))
+            .await
+            .is_some()
+        {
             match stop.run_until_cancelled(self.round()).await {
                 Some(Err(error)) => tracing::warn!(%error, "deletions are held up"),
                 Some(Ok(())) | None => {}
@@ -54,7 +58,13 @@ impl Deletion {
         }
         self.purge_streams().await?;
         for deleting in basins.iter().filter(|deleting| deleting.marked) {
-            tolerate_refusal(self.meta.propose(PurgeBasin { basin: deleting.basin.id }).await)?;
+            tolerate_refusal(
+                self.meta
+                    .propose(PurgeBasin {
+                        basin: deleting.basin.id,
+                    })
+                    .await,
+            )?;
         }
         Ok(())
     }

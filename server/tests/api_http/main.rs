@@ -7,6 +7,7 @@ mod append;
 mod append_session;
 mod basins;
 mod lifecycle;
+mod node;
 mod read;
 mod read_session;
 mod sse;

@@ -1,4 +1,4 @@
-//! A node for all tests of this process, and a client that is close to the wire.
+//! A node that tests share, and a client that is close to the wire.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -10,75 +10,17 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use millrace_api::proto;
 use millrace_api::s2s::{Compression, Frame, FrameDecoder, Reconnect, encode_message};
-use millrace_server::config::{NodeConfig, Settings};
-use millrace_server::env::Env;
-use millrace_server::node::Node;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use prost::Message;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+
+pub use crate::node::TestNode;
 
 /// Longer than anything here takes unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A node with its own thread, stopped when dropped.
-pub struct TestNode {
-    pub addr: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl TestNode {
-    pub fn start(change: impl FnOnce(&mut Settings)) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut settings = Settings {
-            data_dir: Some(dir.path().to_owned()),
-            store: Some("memory://".into()),
-            http_addr: Some(([127, 0, 0, 1], 0).into()),
-            deletion_grace: Some(Duration::from_millis(500)),
-            ..Settings::default()
-        };
-        change(&mut settings);
-        let config = NodeConfig::resolve(settings).expect("a valid configuration");
-        let (stop, stopped) = oneshot::channel();
-        let (started, start) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            runtime.block_on(async {
-                let node = Node::start(config, Env::system()).await.expect("the node starts");
-                started.send(node.http_addr()).expect("the test waits");
-                node.run(async { drop(stopped.await) }).await;
-            });
-            drop(dir);
-        });
-        let addr = start.recv().expect("the node started");
-        Self {
-            addr,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
-    }
-
-    /// Begins a graceful stop.
-    pub fn begin_stop(&mut self) {
-        drop(self.stop.take());
-    }
-}
-
-impl Drop for TestNode {
-    fn drop(&mut self) {
-        self.begin_stop();
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
 
 /// The domain under which the shared node serves basins.
 pub const DOMAIN: &str = "b.example.test";

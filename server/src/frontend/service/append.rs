@@ -27,8 +27,16 @@ impl Frontend {
     ) -> Result<AppendAck, ServiceError> {
         let resolved = self.resolve(basin, stream, Intent::Append).await?;
         let permit = self.room().for_batch(&batch).await?;
-        let reply = resolved.channel.append(resolved.stream, batch, None, permit).await;
-        PendingAck { reply, timeout: self.limits.append_timeout }.wait().await
+        let reply = resolved
+            .channel
+            .append(resolved.stream, batch, None, permit)
+            .await;
+        PendingAck {
+            reply,
+            timeout: self.limits.append_timeout,
+        }
+        .wait()
+        .await
     }
 
     /// Opens a session on an existing stream, or on one that the basin lets appends create.
@@ -94,8 +102,14 @@ impl AppendSession {
     /// Not cancel safe: a cancelled call may have handed its batch over.
     pub async fn submit(&self, batch: AppendBatch) -> Result<PendingAck, ServiceError> {
         let permit = self.room.for_batch(&batch).await?;
-        let reply = self.channel.append(self.stream, batch, Some(self.gate.clone()), permit).await;
-        Ok(PendingAck { reply, timeout: self.room.timeout })
+        let reply = self
+            .channel
+            .append(self.stream, batch, Some(self.gate.clone()), permit)
+            .await;
+        Ok(PendingAck {
+            reply,
+            timeout: self.room.timeout,
+        })
     }
 }
 
@@ -112,7 +126,10 @@ impl PendingAck {
             Ok(answer) => answer.unwrap_or(Err(Refusal::Unknown)).map_err(refusal_error),
             Err(_) => Err(ServiceError::new(
                 ErrorCode::Other,
-                format!("storage has not confirmed the append within {:?}; it may still become durable", self.timeout),
+                format!(
+                    "storage has not confirmed the append within {:?}; it may still become durable",
+                    self.timeout
+                ),
             )),
         }
     }

@@ -26,7 +26,10 @@ impl Frontend {
             .state()
             .list_basins(&request.prefix, &request.start_after, page_limit(request.limit))
             .map_err(|error| read_error(&error.into()))?;
-        Ok(Page { items: page.items.iter().map(basin_info).collect(), has_more: page.has_more })
+        Ok(Page {
+            items: page.items.iter().map(basin_info).collect(),
+            has_more: page.has_more,
+        })
     }
 
     /// Creates the basin; fails if the name is taken, unless by the same request.
@@ -35,9 +38,16 @@ impl Frontend {
         name: BasinName,
         request: CreateBasin,
     ) -> Result<Provisioned<BasinInfo>, ServiceError> {
-        let requested = (json::BasinConfig::from(request.config), request.location.as_deref());
-        let request_key = request.request_token.as_ref().map(|token| request_key(token, &requested));
-        self.provision_basin(name, request, CreateMode::CreateOnly { request_key }).await
+        let requested = (
+            json::BasinConfig::from(request.config),
+            request.location.as_deref(),
+        );
+        let request_key = request
+            .request_token
+            .as_ref()
+            .map(|token| request_key(token, &requested));
+        self.provision_basin(name, request, CreateMode::CreateOnly { request_key })
+            .await
     }
 
     /// Creates the basin, or replaces its configuration as a whole.
@@ -57,7 +67,11 @@ impl Frontend {
     ) -> Result<Provisioned<BasinInfo>, ServiceError> {
         self.admit()?;
         refuse_cipher(request.config.stream_cipher)?;
-        request.config.default_stream_config.validate().map_err(|e| ServiceError::invalid(e.to_string()))?;
+        request
+            .config
+            .default_stream_config
+            .validate()
+            .map_err(|e| ServiceError::invalid(e.to_string()))?;
         let command = command::CreateBasin {
             name,
             id: BasinId(self.env.random_u128()),
@@ -66,7 +80,11 @@ impl Frontend {
             mode,
             now_ms: self.env.now_ms(),
         };
-        let reply = self.meta.propose(command).await.map_err(|error| change_error(&error))?;
+        let reply = self
+            .meta
+            .propose(command)
+            .await
+            .map_err(|error| change_error(&error))?;
         Ok(provisioned_basin(&reply))
     }
 
@@ -92,22 +110,39 @@ impl Frontend {
             .default_stream_config
             .validate()
             .map_err(|error| ServiceError::invalid(error.to_string()))?;
-        let command = ReconfigureBasin { name: name.clone(), change };
-        let reply = self.meta.propose(command).await.map_err(|error| change_error(&error))?;
+        let command = ReconfigureBasin {
+            name: name.clone(),
+            change,
+        };
+        let reply = self
+            .meta
+            .propose(command)
+            .await
+            .map_err(|error| change_error(&error))?;
         Ok(reply.basin.config)
     }
 
     /// Marks the basin as deleting: nothing is created in it any more. Its streams and its name go later.
     pub async fn delete_basin(&self, name: &BasinName) -> Result<(), ServiceError> {
         self.admit()?;
-        let command = DeleteBasin { name: name.clone(), now_ms: self.env.now_ms() };
-        self.meta.propose(command).await.map_err(|error| change_error(&error))?;
+        let command = DeleteBasin {
+            name: name.clone(),
+            now_ms: self.env.now_ms(),
+        };
+        self.meta
+            .propose(command)
+            .await
+            .map_err(|error| change_error(&error))?;
         Ok(())
     }
 
     /// As this node knows it.
     pub(super) fn basin(&self, name: &BasinName) -> Result<BasinRecord, ServiceError> {
-        let found = self.meta.state().basin(name).map_err(|error| read_error(&error.into()))?;
+        let found = self
+            .meta
+            .state()
+            .basin(name)
+            .map_err(|error| read_error(&error.into()))?;
         found.ok_or_else(|| {
             ServiceError::new(ErrorCode::BasinNotFound, format!("basin {name:?} does not exist"))
         })
@@ -124,7 +159,11 @@ fn refuse_cipher(cipher: Option<Cipher>) -> Result<(), ServiceError> {
 
 /// The page size that a limit means.
 pub(super) fn page_limit(limit: usize) -> usize {
-    if (1..=LIST_PAGE_MAX).contains(&limit) { limit } else { LIST_PAGE_MAX }
+    if (1..=LIST_PAGE_MAX).contains(&limit) {
+        limit
+    } else {
+        LIST_PAGE_MAX
+    }
 }
 
 /// Identifies a create request: a replay has the same token and asks for the same. What was requested is hashed in its

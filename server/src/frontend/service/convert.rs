@@ -33,11 +33,17 @@ fn stream_info(record: &StreamRecord) -> StreamInfo {
 }
 
 pub fn provisioned_basin(reply: &BasinProvisioned) -> Provisioned<BasinInfo> {
-    Provisioned { outcome: outcome(reply.outcome), item: basin_info(&reply.basin) }
+    Provisioned {
+        outcome: outcome(reply.outcome),
+        item: basin_info(&reply.basin),
+    }
 }
 
 pub fn provisioned_stream(reply: &StreamProvisioned) -> Provisioned<StreamInfo> {
-    Provisioned { outcome: outcome(reply.outcome), item: stream_info(&reply.stream) }
+    Provisioned {
+        outcome: outcome(reply.outcome),
+        item: stream_info(&reply.stream),
+    }
 }
 
 fn outcome(outcome: Outcome) -> ProvisionOutcome {

@@ -29,7 +29,12 @@ pub struct Remaining {
 
 impl Remaining {
     pub fn new(limits: &ReadLimits) -> Self {
-        Self { count: limits.count, bytes: limits.bytes, until: limits.until, ended: false }
+        Self {
+            count: limits.count,
+            bytes: limits.bytes,
+            until: limits.until,
+            ended: false,
+        }
     }
 
     pub fn is_exhausted(&self) -> bool {
@@ -69,8 +74,16 @@ pub struct Cutter<'a> {
 
 impl<'a> Cutter<'a> {
     pub fn new(wanted: Wanted, remaining: &'a mut Remaining) -> Self {
-        let room = CutLimits { until: remaining.until, ..CutLimits::default() };
-        Self { wanted, remaining, room, batch: RecordBatch::default() }
+        let room = CutLimits {
+            until: remaining.until,
+            ..CutLimits::default()
+        };
+        Self {
+            wanted,
+            remaining,
+            room,
+            batch: RecordBatch::default(),
+        }
     }
 
     /// Adds what is wanted of the next frame of the stream and fits.
@@ -81,8 +94,14 @@ impl<'a> Cutter<'a> {
         let header = &frame.header;
         let (records, metered) = (header.record_count as usize, header.metered_bytes as usize);
         let inside = header.first_seq >= self.wanted.seq_num
-            && self.wanted.timestamp.is_none_or(|timestamp| header.first_timestamp >= timestamp)
-            && self.remaining.until.is_none_or(|until| header.last_timestamp < until)
+            && self
+                .wanted
+                .timestamp
+                .is_none_or(|timestamp| header.first_timestamp >= timestamp)
+            && self
+                .remaining
+                .until
+                .is_none_or(|until| header.last_timestamp < until)
             && records <= self.remaining.records()
             && metered <= self.remaining.metered_bytes();
         let body = frame.body();
@@ -110,16 +129,31 @@ impl<'a> Cutter<'a> {
         };
         let cut = scan::cut(&body[start..], &limits)?;
         if let Some(last) = cut.last {
-            self.add(body.slice(start..start + cut.end), cut.records, cut.metered_bytes, last.seq_num);
+            self.add(
+                body.slice(start..start + cut.end),
+                cut.records,
+                cut.metered_bytes,
+                last.seq_num,
+            );
         }
         // The room left in the batch and what is left of the request shrank alike: the smaller one was the limit.
         self.remaining.ended |= match cut.stop {
             CutStop::Until => true,
-            CutStop::Records => self.remaining.count.is_some_and(|count| count <= self.room.records),
-            CutStop::MeteredBytes => self.remaining.bytes.is_some_and(|bytes| bytes <= self.room.metered_bytes),
+            CutStop::Records => self
+                .remaining
+                .count
+                .is_some_and(|count| count <= self.room.records),
+            CutStop::MeteredBytes => self
+                .remaining
+                .bytes
+                .is_some_and(|bytes| bytes <= self.room.metered_bytes),
             CutStop::Input | CutStop::EncodedBytes => false,
         };
-        Ok(if cut.stop == CutStop::Input { Taken::Whole } else { Taken::InPart })
+        Ok(if cut.stop == CutStop::Input {
+            Taken::Whole
+        } else {
+            Taken::InPart
+        })
     }
 
     fn has_room(&self, records: usize, metered_bytes: usize, encoded_bytes: usize) -> bool {

@@ -62,7 +62,15 @@ impl Frontend {
         lifecycle: Lifecycle,
     ) -> Self {
         let admission = Arc::new(Semaphore::new(limits.append_bytes_in_flight));
-        Self { env, meta, channels, chunks, limits, admission, lifecycle }
+        Self {
+            env,
+            meta,
+            channels,
+            chunks,
+            limits,
+            admission,
+            lifecycle,
+        }
     }
 
     /// Whether the node can serve.
@@ -83,7 +91,10 @@ impl Frontend {
     /// Refuses new work while the node stops.
     fn admit(&self) -> Result<(), ServiceError> {
         match self.lifecycle.is_draining() {
-            true => Err(ServiceError::new(ErrorCode::ServerDraining, "this node is stopping")),
+            true => Err(ServiceError::new(
+                ErrorCode::ServerDraining,
+                "this node is stopping",
+            )),
             false => Ok(()),
         }
     }
@@ -93,7 +104,10 @@ impl Frontend {
         const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
         match timeout(METADATA_TIMEOUT, self.meta.linearize()).await {
             Ok(result) => result.map(|_index| ()).map_err(|error| read_error(&error)),
-            Err(_) => Err(ServiceError::new(ErrorCode::Unavailable, "the metadata group does not answer")),
+            Err(_) => Err(ServiceError::new(
+                ErrorCode::Unavailable,
+                "the metadata group does not answer",
+            )),
         }
     }
 }
@@ -123,7 +137,9 @@ fn refusal_error(refusal: Refusal) -> ServiceError {
     let code = match refusal {
         Refusal::FencingTokenMismatch { actual } => return ServiceError::FencingTokenMismatch { actual },
         Refusal::SeqNumMismatch { next } => return ServiceError::SeqNumMismatch { next },
-        Refusal::NotHere | Refusal::Stopped | Refusal::SessionEnded | Refusal::Metadata(_) => ErrorCode::HotServer,
+        Refusal::NotHere | Refusal::Stopped | Refusal::SessionEnded | Refusal::Metadata(_) => {
+            ErrorCode::HotServer
+        }
         Refusal::Deleting => ErrorCode::StreamDeletionPending,
         Refusal::NotFound => ErrorCode::StreamNotFound,
         Refusal::Invalid(_) => ErrorCode::Invalid,

@@ -37,8 +37,16 @@ impl Frontend {
         stream: &StreamName,
         mut request: ReadRequest,
     ) -> Result<RecordBatch, ServiceError> {
-        let count = request.limits.count.unwrap_or(BATCH_RECORDS_MAX).min(BATCH_RECORDS_MAX);
-        let bytes = request.limits.bytes.unwrap_or(BATCH_METERED_BYTES_MAX).min(BATCH_METERED_BYTES_MAX);
+        let count = request
+            .limits
+            .count
+            .unwrap_or(BATCH_RECORDS_MAX)
+            .min(BATCH_RECORDS_MAX);
+        let bytes = request
+            .limits
+            .bytes
+            .unwrap_or(BATCH_METERED_BYTES_MAX)
+            .min(BATCH_METERED_BYTES_MAX);
         request.limits.count = Some(count);
         request.limits.bytes = Some(bytes);
         request.wait = request.wait.map(|wait| wait.min(UNARY_WAIT_MAX));
@@ -55,7 +63,10 @@ impl Frontend {
             }
         }
         let next = all.last_seq_num + 1;
-        all.tail = session.view.map(|view| view.tail).filter(|tail| all.count == 0 || next == tail.seq_num);
+        all.tail = session
+            .view
+            .map(|view| view.tail)
+            .filter(|tail| all.count == 0 || next == tail.seq_num);
         Ok(all)
     }
 
@@ -72,7 +83,11 @@ impl Frontend {
         }
         match resolved.dormant {
             Some(dormant) => Ok(dormant.tail),
-            None => resolved.channel.check_tail(resolved.stream).await.map_err(refusal_error),
+            None => resolved
+                .channel
+                .check_tail(resolved.stream)
+                .await
+                .map_err(refusal_error),
         }
     }
 
@@ -171,10 +186,20 @@ impl ReadSession {
         if (beyond && !clamped) || ((at_tail || clamped) && !self.follow) {
             return Err(ServiceError::ReadPastTail { tail });
         }
-        self.seek = if clamped || at_tail { Seek::SeqNum(tail.seq_num) } else { seek };
+        self.seek = if clamped || at_tail {
+            Seek::SeqNum(tail.seq_num)
+        } else {
+            seek
+        };
         self.wanted = match self.seek {
-            Seek::SeqNum(seq_num) => Wanted { seq_num, timestamp: None },
-            Seek::Timestamp(timestamp) => Wanted { seq_num: 0, timestamp: Some(timestamp) },
+            Seek::SeqNum(seq_num) => Wanted {
+                seq_num,
+                timestamp: None,
+            },
+            Seek::Timestamp(timestamp) => Wanted {
+                seq_num: 0,
+                timestamp: Some(timestamp),
+            },
         };
         self.view = Some(view);
         self.schedule_heartbeat();
@@ -184,7 +209,12 @@ impl ReadSession {
     async fn tail(&mut self) -> Result<StreamPosition, ServiceError> {
         match self.idle() {
             Some(dormant) => Ok(dormant.tail),
-            None => self.resolved.channel.check_tail(self.resolved.stream).await.map_err(refusal_error),
+            None => self
+                .resolved
+                .channel
+                .check_tail(self.resolved.stream)
+                .await
+                .map_err(refusal_error),
         }
     }
 
@@ -194,7 +224,10 @@ impl ReadSession {
             return Ok(ReadView { tail, trim });
         }
         let pending = self.ask(seek, false).await;
-        let reply = pending.await.unwrap_or(Err(Refusal::Stopped)).map_err(refusal_error)?;
+        let reply = pending
+            .await
+            .unwrap_or(Err(Refusal::Stopped))
+            .map_err(refusal_error)?;
         let view = reply.view();
         self.take(reply, seek);
         Ok(view)
@@ -202,7 +235,9 @@ impl ReadSession {
 
     /// Set when the stream stands in metadata alone, with nothing to read and nobody to wait for.
     fn idle(&self) -> Option<Dormant> {
-        self.resolved.dormant.filter(|dormant| !self.follow && dormant.trim >= dormant.tail.seq_num)
+        self.resolved
+            .dormant
+            .filter(|dormant| !self.follow && dormant.trim >= dormant.tail.seq_num)
     }
 
     async fn ask(&mut self, seek: Seek, wait: bool) -> Pending<ReadReply> {
@@ -211,7 +246,10 @@ impl ReadSession {
             metered_bytes_max: self.remaining.metered_bytes().min(BATCH_METERED_BYTES_MAX),
             wait,
         };
-        self.resolved.channel.read(self.resolved.stream, seek, bounds).await
+        self.resolved
+            .channel
+            .read(self.resolved.stream, seek, bounds)
+            .await
     }
 
     /// The next thing to say; `None` at a clean end.
@@ -263,7 +301,10 @@ impl ReadSession {
                 Step::Heartbeat => return Ok(self.heartbeat()),
                 Step::WaitOver => return Ok(None),
                 Step::Draining => {
-                    return Err(ServiceError::new(ErrorCode::ServerDraining, "this node is stopping"));
+                    return Err(ServiceError::new(
+                        ErrorCode::ServerDraining,
+                        "this node is stopping",
+                    ));
                 }
             }
         }
@@ -274,7 +315,10 @@ impl ReadSession {
         if self.chunks.is_none() && self.asked.is_none() {
             self.asked = Some(self.ask(self.seek, self.live && self.follow).await);
         }
-        let wait_over = self.wait.filter(|_| self.live).map(|wait| self.silent_since + wait);
+        let wait_over = self
+            .wait
+            .filter(|_| self.live)
+            .map(|wait| self.silent_since + wait);
         let progress = async {
             match (&mut self.chunks, &mut self.asked) {
                 (Some(chunks), _) => Step::Chunks(chunks.frames.next().await),
@@ -296,10 +340,27 @@ impl ReadSession {
     fn take(&mut self, reply: ReadReply, seek: Seek) {
         match reply {
             ReadReply::Frames { frames, .. } => self.frames.extend(frames.iter().cloned()),
-            ReadReply::Chunks { start, streamlet, end, log, view } => {
+            ReadReply::Chunks {
+                start,
+                streamlet,
+                end,
+                log,
+                view,
+            } => {
                 let stream = self.resolved.stream;
-                let range = ChunkRange { stream, streamlet, start, seek, floor: view.trim, end, log };
-                self.chunks = Some(Chunks { frames: self.frontend.chunks.clone().frames(range), end });
+                let range = ChunkRange {
+                    stream,
+                    streamlet,
+                    start,
+                    seek,
+                    floor: view.trim,
+                    end,
+                    log,
+                };
+                self.chunks = Some(Chunks {
+                    frames: self.frontend.chunks.clone().frames(range),
+                    end,
+                });
             }
             ReadReply::AtTail { .. } => {}
         }
@@ -320,16 +381,25 @@ impl ReadSession {
         if batch.count == 0 {
             return Ok(None);
         }
-        self.wanted = Wanted { seq_num: batch.last_seq_num + 1, timestamp: None };
+        self.wanted = Wanted {
+            seq_num: batch.last_seq_num + 1,
+            timestamp: None,
+        };
         self.seek = Seek::SeqNum(self.wanted.seq_num);
-        batch.tail = self.view.filter(|_| self.live && self.chunks.is_none()).map(|view| view.tail);
+        batch.tail = self
+            .view
+            .filter(|_| self.live && self.chunks.is_none())
+            .map(|view| view.tail);
         Ok(Some(batch))
     }
 
     fn heartbeat(&mut self) -> Option<ReadEvent> {
         self.schedule_heartbeat();
         let tail = self.view?.tail;
-        Some(ReadEvent::Heartbeat { tail, now_ms: self.frontend.env.now_ms() })
+        Some(ReadEvent::Heartbeat {
+            tail,
+            now_ms: self.frontend.env.now_ms(),
+        })
     }
 
     /// At random, so that the sessions of a node do not all speak at once.

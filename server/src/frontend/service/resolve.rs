@@ -55,13 +55,19 @@ impl Frontend {
     ) -> Result<Resolved, ServiceError> {
         self.admit()?;
         let basin = self.basin(basin_name)?;
-        let found = self.meta.state().stream(basin.id, name).map_err(|error| read_error(&error.into()))?;
+        let found = self
+            .meta
+            .state()
+            .stream(basin.id, name)
+            .map_err(|error| read_error(&error.into()))?;
         let record = match found {
             Some(record) => record,
             None if !intent.may_create(&basin.config) => return Err(stream_not_found(name)),
             None => {
                 let config = StreamConfig::default();
-                self.provision_stream(basin_name, name.clone(), config, CreateMode::Auto).await?.stream
+                self.provision_stream(basin_name, name.clone(), config, CreateMode::Auto)
+                    .await?
+                    .stream
             }
         };
         self.placed(record)
@@ -71,12 +77,24 @@ impl Frontend {
         refuse_deleting(&record)?;
         let channel = match &record.open {
             Some(open) => self.channels.get(open.channel),
-            None => self.channels.pick(record.config.storage_class, self.env.random_u128()),
+            None => self
+                .channels
+                .pick(record.config.storage_class, self.env.random_u128()),
         };
         let channel = channel.ok_or_else(|| {
-            ServiceError::new(ErrorCode::HotServer, "no channel serves the stream at the moment; try again")
+            ServiceError::new(
+                ErrorCode::HotServer,
+                "no channel serves the stream at the moment; try again",
+            )
         })?;
-        let dormant = record.open.is_none().then_some(Dormant { tail: record.tail, trim: record.trim });
-        Ok(Resolved { stream: record.id, channel, dormant })
+        let dormant = record.open.is_none().then_some(Dormant {
+            tail: record.tail,
+            trim: record.trim,
+        });
+        Ok(Resolved {
+            stream: record.id,
+            channel,
+            dormant,
+        })
     }
 }

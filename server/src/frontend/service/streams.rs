@@ -27,9 +27,17 @@ impl Frontend {
         let page = self
             .meta
             .state()
-            .list_streams(basin.id, &request.prefix, &request.start_after, page_limit(request.limit))
+            .list_streams(
+                basin.id,
+                &request.prefix,
+                &request.start_after,
+                page_limit(request.limit),
+            )
             .map_err(|error| read_error(&error.into()))?;
-        Ok(Page { items: page.items.into_iter().map(stream_entry_info).collect(), has_more: page.has_more })
+        Ok(Page {
+            items: page.items.into_iter().map(stream_entry_info).collect(),
+            has_more: page.has_more,
+        })
     }
 
     /// Creates the stream; fails if the name is taken, unless by the same request.
@@ -40,7 +48,10 @@ impl Frontend {
         request: CreateStream,
     ) -> Result<Provisioned<StreamInfo>, ServiceError> {
         let requested = json::StreamConfig::from(request.config);
-        let request_key = request.request_token.as_ref().map(|token| request_key(token, &requested));
+        let request_key = request
+            .request_token
+            .as_ref()
+            .map(|token| request_key(token, &requested));
         let mode = CreateMode::CreateOnly { request_key };
         let record = self.provision_stream(basin, name, request.config, mode).await?;
         Ok(provisioned_stream(&record))
@@ -53,7 +64,9 @@ impl Frontend {
         name: StreamName,
         config: StreamConfig,
     ) -> Result<Provisioned<StreamInfo>, ServiceError> {
-        let reply = self.provision_stream(basin, name, config, CreateMode::Ensure).await?;
+        let reply = self
+            .provision_stream(basin, name, config, CreateMode::Ensure)
+            .await?;
         self.refresh(&reply.stream).await;
         Ok(provisioned_stream(&reply))
     }
@@ -66,7 +79,9 @@ impl Frontend {
         mode: CreateMode,
     ) -> Result<command::StreamProvisioned, ServiceError> {
         self.admit()?;
-        config.validate().map_err(|error| ServiceError::invalid(error.to_string()))?;
+        config
+            .validate()
+            .map_err(|error| ServiceError::invalid(error.to_string()))?;
         let command = command::CreateStream {
             basin: basin.clone(),
             name,
@@ -75,7 +90,10 @@ impl Frontend {
             mode,
             now_ms: self.env.now_ms(),
         };
-        self.meta.propose(command).await.map_err(|error| change_error(&error))
+        self.meta
+            .propose(command)
+            .await
+            .map_err(|error| change_error(&error))
     }
 
     pub async fn stream_config(
@@ -86,7 +104,11 @@ impl Frontend {
         self.admit()?;
         self.linearize().await?;
         let basin = self.basin(basin)?;
-        let found = self.meta.state().stream(basin.id, name).map_err(|error| read_error(&error.into()))?;
+        let found = self
+            .meta
+            .state()
+            .stream(basin.id, name)
+            .map_err(|error| read_error(&error.into()))?;
         let stream = found.ok_or_else(|| stream_not_found(name))?;
         refuse_deleting(&stream)?;
         Ok(stream.config)
@@ -104,8 +126,16 @@ impl Frontend {
             .apply(&StreamConfig::default())
             .validate()
             .map_err(|error| ServiceError::invalid(error.to_string()))?;
-        let command = ReconfigureStream { basin: basin.clone(), name: name.clone(), change };
-        let reply = self.meta.propose(command).await.map_err(|error| change_error(&error))?;
+        let command = ReconfigureStream {
+            basin: basin.clone(),
+            name: name.clone(),
+            change,
+        };
+        let reply = self
+            .meta
+            .propose(command)
+            .await
+            .map_err(|error| change_error(&error))?;
         self.refresh(&reply.stream).await;
         Ok(reply.stream.config)
     }
@@ -114,8 +144,16 @@ impl Frontend {
     /// later.
     pub async fn delete_stream(&self, basin: &BasinName, name: &StreamName) -> Result<(), ServiceError> {
         self.admit()?;
-        let command = DeleteStream { basin: basin.clone(), name: name.clone(), now_ms: self.env.now_ms() };
-        let reply = self.meta.propose(command).await.map_err(|error| change_error(&error))?;
+        let command = DeleteStream {
+            basin: basin.clone(),
+            name: name.clone(),
+            now_ms: self.env.now_ms(),
+        };
+        let reply = self
+            .meta
+            .propose(command)
+            .await
+            .map_err(|error| change_error(&error))?;
         self.refresh(&reply.stream).await;
         Ok(())
     }
@@ -130,7 +168,10 @@ impl Frontend {
 }
 
 pub(super) fn stream_not_found(name: &StreamName) -> ServiceError {
-    ServiceError::new(ErrorCode::StreamNotFound, format!("stream {name:?} does not exist"))
+    ServiceError::new(
+        ErrorCode::StreamNotFound,
+        format!("stream {name:?} does not exist"),
+    )
 }
 
 pub(super) fn refuse_deleting(stream: &StreamRecord) -> Result<(), ServiceError> {
