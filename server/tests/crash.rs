@@ -10,6 +10,7 @@
 //! | `MILLRACE_CRASH_ROUNDS` | kills | 3 |
 //! | `MILLRACE_CRASH_STORE` | `local` or `s3` | `local` |
 //! | `MILLRACE_CRASH_S3_URL` | `s3://bucket?endpoint=…`, credentials in `AWS_*` | – |
+//! | `MILLRACE_BIN` | the server to test | the one built with the tests |
 //! | `MILLRACE_CRASH_SEED` | repeats a run's choices (not its timing) | drawn, printed |
 
 #[path = "crash/load.rs"]

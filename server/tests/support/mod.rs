@@ -68,7 +68,7 @@ impl Node {
             .open(&self.log)
             .with_context(|| format!("open {}", self.log.display()))?;
         let log_start = log.metadata()?.len();
-        let child = Command::new(env!("CARGO_BIN_EXE_millrace"))
+        let child = Command::new(program())
             .arg("server")
             .arg("--data-dir")
             .arg(&self.data_dir)
@@ -267,4 +267,9 @@ fn tail(path: &Path) -> String {
     let len = fs::metadata(path).map_or(0, |meta| meta.len());
     let text = read_from(path, len.saturating_sub(LOG_TAIL_BYTES)).unwrap_or_default();
     format!("--- end of {} ---\n{text}", path.display())
+}
+
+/// The server under test: the one built with the tests, or another build named by `MILLRACE_BIN`.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("MILLRACE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_millrace").into())
 }
