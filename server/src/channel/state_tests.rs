@@ -8,7 +8,7 @@ use millrace_api::proto;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::*;
-use crate::channel::message::SessionGate;
+use crate::channel::message::{ReadView, SessionGate};
 
 const STREAM: StreamId = StreamId(7);
 const NOW_MS: u64 = 1_000_000;
