@@ -27,7 +27,7 @@ enum Command {
     /// paste for the `s2` command and for curl.
     Dev(DevArgs),
     /// Start a node with everything set by flag, environment (MILLRACE_*) or TOML file, in this order of precedence
-    Server(ServerArgs),
+    Server(Box<ServerArgs>),
 }
 
 #[derive(Args)]

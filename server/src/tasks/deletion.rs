@@ -36,9 +36,8 @@ impl Deletion {
             .await
             .is_some()
         {
-            match stop.run_until_cancelled(self.round()).await {
-                Some(Err(error)) => tracing::warn!(%error, "deletions are held up"),
-                Some(Ok(())) | None => {}
+            if let Some(Err(error)) = stop.run_until_cancelled(self.round()).await {
+                tracing::warn!(%error, "deletions are held up");
             }
         }
     }
