@@ -68,14 +68,10 @@ impl Command {
                 init_file,
                 ..Settings::default()
             }),
-            Command::Server(ServerArgs {
-                config: None,
-                settings,
-            }) => Ok(settings),
-            Command::Server(ServerArgs {
-                config: Some(path),
-                settings,
-            }) => Ok(settings.over(Settings::from_file(&path)?)),
+            Command::Server(args) => match args.config {
+                None => Ok(args.settings),
+                Some(path) => Ok(args.settings.over(Settings::from_file(&path)?)),
+            },
         }
     }
 }
