@@ -1,4 +1,4 @@
-//! The node as the official Rust client sees it, over HTTP/1.1: what its calls answer, which of its errors come out,
+//! The node as the official Rust client sees it, over HTTP/2: what its calls answer, which of its errors come out,
 //! and that its sessions and its producer get every record through once and in order.
 //!
 //! Behaviours are held one by one, closer to the wire, by `api_http`; here it is the client's own reading of the

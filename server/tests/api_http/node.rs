@@ -69,7 +69,7 @@ impl TestNode {
     pub async fn stop(mut self) -> Ended {
         self.begin_stop();
         let thread = self.thread.take().expect("taken here only");
-        let t=tokio::time::Instant::now();let joined = tokio::task::spawn_blocking(|| thread.join()).await;eprintln!("DBG stop {:?}", t.elapsed());
+        let joined = tokio::task::spawn_blocking(|| thread.join()).await;
         joined
             .expect("a thread to wait on")
             .expect("the node does not panic")
@@ -80,7 +80,7 @@ impl Drop for TestNode {
     fn drop(&mut self) {
         self.begin_stop();
         if let Some(thread) = self.thread.take() {
-            let t=tokio::time::Instant::now();drop(thread.join());eprintln!("DBG drop {:?}", t.elapsed());
+            drop(thread.join());
         }
     }
 }

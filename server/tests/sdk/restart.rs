@@ -30,7 +30,7 @@ async fn create(s2: &S2, name: &BasinName) {
         .unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn data_and_config_are_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (node, name) = (TestNode::start_in(dir.path(), |_| {}), basin_name());
@@ -102,7 +102,7 @@ async fn data_and_config_are_there_after_a_restart() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn fencing_token_and_trim_point_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (node, name) = (TestNode::start_in(dir.path(), |_| {}), basin_name());
@@ -146,7 +146,7 @@ async fn fencing_token_and_trim_point_survive_a_restart() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn api_078_timestamps_do_not_fall_across_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (node, name) = (TestNode::start_in(dir.path(), |_| {}), basin_name());
@@ -179,7 +179,7 @@ async fn api_078_timestamps_do_not_fall_across_a_restart() {
     assert!(records.iter().all(|record| record.timestamp == ahead));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_deletion_goes_on_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (node, name) = (TestNode::start_in(dir.path(), |_| {}), basin_name());
@@ -205,7 +205,7 @@ async fn a_deletion_goes_on_after_a_restart() {
 }
 
 /// The client's own retries: a session that follows goes on by itself on the node that comes next.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_following_session_goes_on_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (node, name) = (TestNode::start_in(dir.path(), |_| {}), basin_name());
