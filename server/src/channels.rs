@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use millrace_api::config::StorageClass;
-use millrace_api::id::ChannelId;
+use millrace_api::id::{ChannelId, StreamId};
 
 use crate::channel::handle::ChannelHandle;
 
@@ -23,14 +23,17 @@ impl Channels {
     }
 
     /// A channel for a stream of the class: one of that class, or any while the class has none of its own.
-    pub fn pick(&self, class: StorageClass, random: u128) -> Option<ChannelHandle> {
+    ///
+    /// Always the same one for the same stream, so that concurrent first requests do not place it twice.
+    pub fn pick(&self, class: StorageClass, stream: StreamId) -> Option<ChannelHandle> {
         let own: Vec<_> = self.by_id.values().filter(|(of, _)| *of == class).collect();
         let candidates = if own.is_empty() {
             self.by_id.values().collect()
         } else {
             own
         };
-        let index = random.checked_rem(candidates.len() as u128)?;
+        // The id is random, so streams spread evenly.
+        let index = stream.0.checked_rem(candidates.len() as u128)?;
         candidates.get(index as usize).map(|(_, handle)| handle.clone())
     }
 }

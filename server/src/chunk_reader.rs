@@ -1,19 +1,30 @@
 //! Reads a stream's older records back from chunks, by their footers.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, BoxStream, FuturesOrdered, Peekable, StreamExt, TryStreamExt};
 use millrace_api::id::{StreamId, StreamletId};
 use millrace_api::position::SeqNum;
-use millrace_wal::{ChunkId, Footer, FooterEntry, Frame, Wal};
+use millrace_wal::{ChunkId, Footer, FooterEntry, Frame, FrameHeader, Wal};
 use moka::future::Cache;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::channel::log::{ChunkLog, LogPosition};
 use crate::channel::message::Seek;
 
 /// Bytes that one request to a store asks for, unless a single frame is larger.
 const PIECE_BYTES: u64 = 1024 * 1024;
+/// Bytes of other streams' frames that are fetched along rather than asking twice.
+const GAP_BYTES: u64 = 64 * 1024;
+/// Waits before a failed read is made again.
+const RETRY_PAUSES: [Duration; 3] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(800),
+];
 /// Requests of one reader that are under way at a time.
 const PIECES_AHEAD: usize = 4;
 
@@ -33,8 +44,8 @@ pub struct ChunkRange {
     pub log: Arc<ChunkLog>,
 }
 
-/// Why records could not be read back. They are still stored, unless it is [`ReadError::Missing`] or corrupt in every
-/// copy.
+/// Why records could not be read back, after some patience. Whether they are still stored depends: a store that does
+/// not answer has lost nothing, a chunk that is missing or corrupt in every copy is lost.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error(transparent)]
@@ -47,18 +58,20 @@ pub enum ReadError {
 pub struct ChunkReader {
     wal: Wal,
     footers: Cache<ChunkId, Arc<Footer>>,
-    /// Bytes that all readers together may have asked for and not taken yet.
+    /// Bytes that all readers together may hold beyond the piece that each of them takes next.
     ahead: Arc<Semaphore>,
-    ahead_bytes: usize,
 }
 
 /// Frames of one chunk that one request fetches.
 struct Piece {
     chunk: ChunkId,
     footer: Arc<Footer>,
-    /// Adjacent entries of the footer.
+    /// Adjacent entries of the footer; those of other streams are fetched along and left out.
     entries: std::ops::Range<usize>,
-    bytes: u64,
+    /// Where they are in the chunk; `end` is exclusive.
+    start: u64,
+    end: u64,
+    of: (StreamId, StreamletId),
 }
 
 impl ChunkReader {
@@ -73,7 +86,6 @@ impl ChunkReader {
             wal,
             footers,
             ahead: Arc::new(Semaphore::new(read_ahead_bytes)),
-            ahead_bytes: read_ahead_bytes,
         }
     }
 
@@ -86,11 +98,15 @@ impl ChunkReader {
             let reader = reader.clone();
             async move { reader.step(range, position).await }
         });
-        walk.map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
-            .try_flatten()
-            .map_ok(move |piece| self.clone().fetch(piece))
-            .try_buffered(PIECES_AHEAD)
-            .boxed()
+        let pieces = walk
+            .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
+            .try_flatten();
+        let ahead = Ahead {
+            reader: self,
+            pieces: pieces.boxed().peekable(),
+            fetches: FuturesOrdered::new(),
+        };
+        stream::try_unfold(ahead, Ahead::next).boxed()
     }
 
     /// Looks at one chunk. `None` when the walk is over.
@@ -98,15 +114,12 @@ impl ChunkReader {
         let Some(position) = position else { return Ok(None) };
         let chunk = range.log.chunk_id(position);
         let footer = self.footer(chunk).await?;
-        let of_stream = |entry: &FooterEntry| {
-            entry.header.stream == range.stream && entry.header.streamlet == range.streamlet
-        };
+        let of = (range.stream, range.streamlet);
         let over = footer
             .entries
             .iter()
-            .any(|entry| of_stream(entry) && entry.header.first_seq >= range.end);
-        let wanted = |entry: &FooterEntry| of_stream(entry) && range.wants(entry);
-        let pieces = plan(chunk, &footer, wanted);
+            .any(|entry| is_of(&entry.header, of) && entry.header.end_seq() >= range.end);
+        let pieces = plan(chunk, &footer, &range);
         let next = if over { None } else { range.log.after(position) };
         Ok(Some((pieces, (range, next))))
     }
@@ -115,25 +128,80 @@ impl ChunkReader {
         if let Some(footer) = self.footers.get(&chunk).await {
             return Ok(footer);
         }
-        let footer = self.wal.footer(chunk).await?.ok_or(ReadError::Missing(chunk))?;
+        let footer = patiently(|| self.wal.footer(chunk))
+            .await?
+            .ok_or(ReadError::Missing(chunk))?;
         self.footers.insert(chunk, footer.clone()).await;
         Ok(footer)
     }
 
     async fn fetch(self: Arc<Self>, piece: Piece) -> Result<Vec<Frame>, ReadError> {
-        let bytes = usize::try_from(piece.bytes)
-            .unwrap_or(usize::MAX)
-            .min(self.ahead_bytes);
-        let permits = u32::try_from(bytes).expect("bounded by a setting below 4 GiB");
-        let _room = self
-            .ahead
-            .acquire_many(permits)
-            .await
-            .expect("the semaphore is never closed");
-        Ok(self
-            .wal
-            .frames(piece.chunk, &piece.footer.entries[piece.entries])
-            .await?)
+        let entries = &piece.footer.entries[piece.entries];
+        let mut frames = patiently(|| self.wal.frames(piece.chunk, entries)).await?;
+        frames.retain(|frame| is_of(&frame.header, piece.of));
+        Ok(frames)
+    }
+
+    /// Room for a piece that is not needed at once, or `None`: then it is fetched when it is.
+    fn room_ahead(&self, piece: &Piece) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(piece.end - piece.start).ok()?;
+        self.ahead.clone().try_acquire_many_owned(bytes).ok()
+    }
+}
+
+/// Reads again after a failure that may pass, a few times.
+async fn patiently<T, F>(read: impl Fn() -> F) -> Result<T, millrace_wal::ReadError>
+where
+    F: Future<Output = Result<T, millrace_wal::ReadError>>,
+{
+    for pause in RETRY_PAUSES {
+        match read().await {
+            Err(error) if error.retryable() => tokio::time::sleep(pause).await,
+            done => return done,
+        }
+    }
+    read().await
+}
+
+type Fetch = BoxFuture<'static, (Result<Vec<Frame>, ReadError>, Option<OwnedSemaphorePermit>)>;
+
+/// One reader's pieces. The next one is always fetched; those behind it as far as there is room on the node, which
+/// they hold until they are taken.
+struct Ahead {
+    reader: Arc<ChunkReader>,
+    pieces: Peekable<BoxStream<'static, Result<Piece, ReadError>>>,
+    fetches: FuturesOrdered<Fetch>,
+}
+
+impl Ahead {
+    async fn next(mut self) -> Result<Option<(Vec<Frame>, Self)>, ReadError> {
+        loop {
+            if self.fetches.len() < PIECES_AHEAD && self.start_fetch().await? {
+                continue;
+            }
+            return match self.fetches.next().await {
+                Some((frames, _room)) => Ok(Some((frames?, self))),
+                None => Ok(None),
+            };
+        }
+    }
+
+    /// Starts to fetch the next piece; `false` if there is none or no room for it yet.
+    async fn start_fetch(&mut self) -> Result<bool, ReadError> {
+        let mut pieces = Pin::new(&mut self.pieces);
+        let room = match pieces.as_mut().peek().await {
+            None => return Ok(false),
+            Some(Ok(piece)) if !self.fetches.is_empty() => match self.reader.room_ahead(piece) {
+                None => return Ok(false),
+                room => room,
+            },
+            Some(_) => None,
+        };
+        if let Some(piece) = pieces.next().await.transpose()? {
+            let fetch = self.reader.clone().fetch(piece);
+            self.fetches.push_back(async move { (fetch.await, room) }.boxed());
+        }
+        Ok(true)
     }
 }
 
@@ -143,6 +211,9 @@ impl ChunkRange {
     fn wants(&self, entry: &FooterEntry) -> bool {
         let header = &entry.header;
         let end = header.end_seq();
+        if !is_of(header, (self.stream, self.streamlet)) {
+            return false;
+        }
         let sought = match self.seek {
             Seek::SeqNum(seq_num) => end > seq_num,
             Seek::Timestamp(timestamp) => header.last_timestamp >= timestamp,
@@ -151,28 +222,35 @@ impl ChunkRange {
     }
 }
 
-/// Groups the wanted entries into runs that are adjacent in the chunk.
-fn plan(chunk: ChunkId, footer: &Arc<Footer>, wanted: impl Fn(&FooterEntry) -> bool) -> Vec<Piece> {
+/// Groups the wanted entries into runs that one request each fetches, over small gaps of other streams' frames.
+fn plan(chunk: ChunkId, footer: &Arc<Footer>, range: &ChunkRange) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for (index, entry) in footer
         .entries
         .iter()
         .enumerate()
-        .filter(|(_, entry)| wanted(entry))
+        .filter(|(_, entry)| range.wants(entry))
     {
-        let bytes = entry.header.frame_len();
         match pieces.last_mut() {
-            Some(piece) if piece.entries.end == index && piece.bytes + bytes <= PIECE_BYTES => {
-                piece.entries.end += 1;
-                piece.bytes += bytes;
+            Some(piece)
+                if entry.offset <= piece.end + GAP_BYTES && entry.end() <= piece.start + PIECE_BYTES =>
+            {
+                piece.entries.end = index + 1;
+                piece.end = entry.end();
             }
             _ => pieces.push(Piece {
                 chunk,
                 footer: footer.clone(),
                 entries: index..index + 1,
-                bytes,
+                start: entry.offset,
+                end: entry.end(),
+                of: (range.stream, range.streamlet),
             }),
         }
     }
     pieces
+}
+
+fn is_of(header: &FrameHeader, (stream, streamlet): (StreamId, StreamletId)) -> bool {
+    header.stream == stream && header.streamlet == streamlet
 }

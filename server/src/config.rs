@@ -1,7 +1,7 @@
 //! What an operator can set: by flag, by environment (`MILLRACE_*`), by TOML file, in this order of precedence, over
 //! the defaults of the command.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,8 +22,9 @@ pub struct Settings {
     #[arg(long, value_name = "URL", env = "MILLRACE_STORE")]
     pub store: Option<String>,
 
-    /// Address of the HTTP API; port 0 picks a free one
-    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_HTTP_ADDR")]
+    /// Address of the HTTP API; port 0 picks a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_HTTP_ADDR", value_parser = parse_addr)]
+    #[serde(default, deserialize_with = "deserialize_addr")]
     pub http_addr: Option<SocketAddr>,
 
     /// Serve basins as subdomains of this domain too: {basin}.DOMAIN
@@ -47,7 +48,7 @@ pub struct Settings {
     #[arg(long, env = "MILLRACE_NO_CORS", num_args = 0..=1, default_missing_value = "true")]
     pub no_cors: Option<bool>,
 
-    /// Basins and streams to create or converge at start (TOML)
+    /// Basins and streams to create or converge at start (TOML or JSON)
     #[arg(long, value_name = "FILE", env = "MILLRACE_INIT_FILE")]
     pub init_file: Option<PathBuf>,
 
@@ -55,7 +56,8 @@ pub struct Settings {
     #[arg(long, value_name = "N", env = "MILLRACE_CONNECTIONS_MAX")]
     pub connections_max: Option<usize>,
 
-    /// WAL writers on this node; each sequences the appends of many streams [default: 1]
+    /// WAL writers on this node; each sequences the appends of many streams. Those that exist already are kept when
+    /// the number is lowered [default: 1]
     #[arg(long, value_name = "N", env = "MILLRACE_CHANNELS")]
     pub channels: Option<u32>,
 
@@ -86,7 +88,8 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE", env = "MILLRACE_RECENT_BYTES")]
     pub recent_bytes: Option<ByteSize>,
 
-    /// Memory for reading ahead of readers that catch up [default: 64MiB]
+    /// Memory for reading ahead of readers that catch up, beyond the piece of about 1 MiB that each of them has
+    /// [default: 64MiB]
     #[arg(long, value_name = "SIZE", env = "MILLRACE_READ_AHEAD_BYTES")]
     pub read_ahead_bytes: Option<ByteSize>,
 
@@ -179,6 +182,20 @@ impl Settings {
     }
 }
 
+/// An address with a port, by number or by name.
+pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+    let mut addrs = text
+        .to_socket_addrs()
+        .map_err(|error| format!("{error}; expected HOST:PORT"))?;
+    addrs.next().ok_or_else(|| "the host has no address".to_owned())
+}
+
+fn deserialize_addr<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    text.map(|text| parse_addr(&text).map_err(serde::de::Error::custom))
+        .transpose()
+}
+
 /// A TOML file in the given shape.
 pub fn read_toml<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable {
@@ -263,7 +280,11 @@ impl NodeConfig {
             connections_max: at_least("connections-max", settings.connections_max.unwrap_or(10_000), 1)?,
             channels: at_least("channels", settings.channels.unwrap_or(1), 1)?,
             inflight_chunks: at_least("inflight-chunks", settings.inflight_chunks.unwrap_or(16), 1)?,
-            chunk_bytes: bytes("chunk-bytes", settings.chunk_bytes, 4 * MIB, 1)?,
+            chunk_bytes: at_most(
+                "chunk-bytes",
+                bytes("chunk-bytes", settings.chunk_bytes, 4 * MIB, 1)?,
+                64 * MIB as usize,
+            )?,
             linger: settings.linger.unwrap_or(linger_default),
             append_bytes_in_flight: bytes(
                 "append-bytes-in-flight",
@@ -289,6 +310,15 @@ fn at_least<T: PartialOrd + std::fmt::Display>(name: &str, value: T, min: T) -> 
     if value < min {
         return Err(ConfigError::Invalid(format!(
             "{name} is at least {min}, not {value}"
+        )));
+    }
+    Ok(value)
+}
+
+fn at_most<T: PartialOrd + std::fmt::Display>(name: &str, value: T, max: T) -> Result<T, ConfigError> {
+    if value > max {
+        return Err(ConfigError::Invalid(format!(
+            "{name} is at most {max}, not {value}"
         )));
     }
     Ok(value)
@@ -357,6 +387,23 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("append-bytes-in-flight")
+        );
+    }
+
+    #[test]
+    fn addresses_may_be_names() {
+        let settings: Settings = toml::from_str("http-addr = 'localhost:0'").unwrap();
+        assert!(settings.http_addr.unwrap().ip().is_loopback());
+        assert!(parse_addr("localhost").is_err());
+        let settings = Settings {
+            chunk_bytes: Some(ByteSize::gib(1)),
+            ..Settings::default()
+        };
+        assert!(
+            NodeConfig::resolve(settings)
+                .unwrap_err()
+                .to_string()
+                .contains("chunk-bytes")
         );
     }
 

@@ -7,6 +7,7 @@ pub mod channel;
 pub mod channels;
 pub mod chunk_reader;
 pub mod config;
+mod data_dir;
 pub mod env;
 pub mod error;
 pub mod frontend;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use millrace_server::config::{ConfigError, NodeConfig, Settings, TlsConfig};
+use millrace_server::config::{ConfigError, NodeConfig, Settings, TlsConfig, parse_addr};
 use millrace_server::env::Env;
 use millrace_server::node::{Ended, Node};
 use millrace_server::telemetry;
@@ -37,7 +37,7 @@ struct DevArgs {
     data_dir: Option<PathBuf>,
 
     /// Address of the HTTP API; port 0 picks a free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_addr)]
     http_addr: Option<SocketAddr>,
 
     /// Basins and streams to create or converge at start (TOML or JSON)

@@ -1,7 +1,7 @@
 //! The one place where a node is wired: metadata, store, channels, frontend, listener, background work.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::channel::task::{self, ChannelTask};
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
 use crate::config::{ConfigError, NodeConfig};
+use crate::data_dir::{DataDir, DataDirError};
 use crate::env::Env;
 use crate::frontend::http::{self, HttpOptions};
 use crate::frontend::listener::Server;
@@ -38,8 +39,8 @@ const NODE: NodeId = NodeId(1);
 pub enum NodeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("data directory {path}: {cause}")]
-    DataDir { path: PathBuf, cause: std::io::Error },
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -70,6 +71,7 @@ pub enum Ended {
 
 /// A node that serves.
 pub struct Node {
+    _data_dir: DataDir,
     config: NodeConfig,
     meta: Meta,
     frontend: Arc<Frontend>,
@@ -84,7 +86,12 @@ pub struct Node {
 impl Node {
     /// Starts a node; it serves when this returns. What a former process acknowledged on the same data is there.
     pub async fn start(config: NodeConfig, env: Env) -> Result<Self, NodeError> {
-        let meta = Meta::open(MetaOptions::new(metadata_dir(&config)?, NODE)).await?;
+        let data_dir = DataDir::lock(&config.data_dir)?;
+        let metadata_dir = match config.store.starts_with("memory:") {
+            true => data_dir.metadata_in_memory()?,
+            false => data_dir.metadata(),
+        };
+        let meta = Meta::open(MetaOptions::new(metadata_dir, NODE)).await?;
         let zone = store::open(&config.store, &meta, &env).await?;
         let zone_gen = zone.zone_gen;
         let wal = Wal::new(vec![zone], 1, wal_options(&config, &env))?;
@@ -94,8 +101,7 @@ impl Node {
         let mut running = JoinSet::new();
         let mut channels = Channels::default();
         let mut stats = Vec::new();
-        for number in 1..=config.channels {
-            let id = ChannelId(number);
+        for id in channel_ids(&meta, config.channels)? {
             let owner = Owner {
                 node: NODE,
                 incarnation,
@@ -144,6 +150,7 @@ impl Node {
         lifecycle.set_ready();
         tracing::info!(http = %http.local_addr(), store = %store::redacted(&config.store), "serving");
         Ok(Self {
+            _data_dir: data_dir,
             config,
             meta,
             frontend,
@@ -220,22 +227,14 @@ fn channel_failure(ended: Option<Result<(ChannelId, task::Ended), tokio::task::J
     }
 }
 
-/// The directory for metadata, made if it is missing. A store in memory is new at every start, and so is what is
-/// known about it.
-fn metadata_dir(config: &NodeConfig) -> Result<PathBuf, NodeError> {
-    let in_memory = config.store.starts_with("memory:");
-    let dir = config
-        .data_dir
-        .join(if in_memory { "meta-in-memory" } else { "meta" });
-    let unusable = |cause| NodeError::DataDir {
-        path: dir.clone(),
-        cause,
-    };
-    if in_memory && dir.exists() {
-        std::fs::remove_dir_all(&dir).map_err(unusable)?;
-    }
-    std::fs::create_dir_all(&dir).map_err(unusable)?;
-    Ok(dir)
+/// The channels that are asked for, and those that are there already: streams are on them.
+fn channel_ids(meta: &Meta, asked: u32) -> Result<BTreeSet<ChannelId>, MetaError> {
+    let known = meta
+        .state()
+        .channels()?
+        .into_iter()
+        .map(|channel| channel.channel);
+    Ok((1..=asked).map(ChannelId).chain(known).collect())
 }
 
 fn wal_options(config: &NodeConfig, env: &Env) -> WalOptions {

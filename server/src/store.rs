@@ -74,10 +74,17 @@ pub async fn open(url: &str, meta: &Meta, env: &Env) -> Result<Zone, StoreError>
                 cell,
                 zone_gen: ZoneGen(env.random_u128()),
             };
-            create_marker(store.as_ref(), &marker)
+            let standing = create_marker(store.as_ref(), &marker)
                 .await
                 .map_err(|error| unusable(&error))?;
-            register(meta, marker.zone_gen).await?
+            if standing.cell != cell {
+                return Err(StoreError::OtherCell {
+                    url: redacted(url),
+                    found: standing.cell,
+                    cell,
+                });
+            }
+            register(meta, standing.zone_gen).await?
         }
     };
     Ok(Zone { store, zone_gen })

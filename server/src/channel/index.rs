@@ -57,6 +57,12 @@ impl SlotIndex {
         self.entries.push(Entry { first, chunk });
     }
 
+    /// The next entry behind `chunk`: the position of its first record, and its chunk.
+    pub fn after(&self, chunk: LogPosition) -> Option<(StreamPosition, LogPosition)> {
+        let behind = self.entries.partition_point(|entry| entry.chunk <= chunk);
+        self.entries.get(behind).map(|entry| (entry.first, entry.chunk))
+    }
+
     /// The chunk to start at in order not to miss the record sought. `None` when no chunk was noted.
     pub fn seek(&self, seek: Seek) -> Option<LogPosition> {
         let behind = match seek {

@@ -47,10 +47,15 @@ impl Request {
         }
     }
 
-    /// Answers that the request was not carried out.
+    /// Answers that the request was not carried out. What the same session sent later is refused too.
     pub fn refuse(self, refusal: Refusal) {
         match self {
-            Self::Append(append) => drop(append.reply.send(Err(refusal))),
+            Self::Append(append) => {
+                if let Some(gate) = &append.session {
+                    gate.close();
+                }
+                drop(append.reply.send(Err(refusal)));
+            }
             Self::Read(read) => drop(read.reply.send(Err(refusal))),
             Self::CheckTail { reply, .. } => drop(reply.send(Err(refusal))),
             Self::Refresh { reply, .. } => drop(reply.send(())),
@@ -152,4 +157,39 @@ pub enum Refusal {
     /// The metadata group could not be asked; nothing was applied.
     #[error("metadata is unavailable: {0}")]
     Metadata(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_api::proto;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn refusing_an_input_ends_its_session() {
+        let (reply, mut answer) = oneshot::channel();
+        let gate = SessionGate::default();
+        let records = vec![proto::AppendRecord::default()];
+        let input = proto::AppendInput {
+            records,
+            ..Default::default()
+        };
+        let append = Append {
+            stream: StreamId(1),
+            batch: AppendBatch::from_proto(input).unwrap(),
+            session: Some(gate.clone()),
+            permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+            reply,
+        };
+        Request::Append(append).refuse(Refusal::Metadata("no leader".into()));
+        assert!(
+            gate.is_closed(),
+            "what the session sent later must not be applied"
+        );
+        assert_eq!(
+            answer.try_recv().unwrap(),
+            Err(Refusal::Metadata("no leader".into()))
+        );
+    }
 }

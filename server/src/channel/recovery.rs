@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -33,6 +34,8 @@ use crate::env::Env;
 /// Frames with commands that are read at a time.
 const COMMAND_READS: usize = 32;
 
+/// Before a read that failed is made again.
+const READ_PAUSE: Duration = Duration::from_millis(500);
 /// Epochs that other processes may have been quicker in before this one gives up.
 const CLAIMS_MAX: usize = 100;
 
@@ -61,7 +64,9 @@ pub enum RecoveryError {
     Wal(#[from] millrace_wal::RecoveryError),
     #[error("reading a command back: {0}")]
     Read(#[from] millrace_wal::ReadError),
-    #[error("other processes keep writing to the channel with copies of this node's metadata: stop them")]
+    #[error(
+        "the store is far ahead of this node's metadata: they are an old copy, or other processes write with copies of them"
+    )]
     Contended,
     /// Chunks and metadata contradict each other: nothing is guessed.
     #[error("stream {stream}: {what}")]
@@ -341,7 +346,7 @@ impl Fold {
         let Some(folded) = self.streams.get_mut(&header.stream) else {
             return Ok(());
         };
-        // Frames of an earlier streamlet are in segments.
+        // Frames of another streamlet say nothing about this one.
         if header.streamlet != folded.start.id {
             return Ok(());
         }
@@ -410,7 +415,14 @@ async fn read_commands(
     frames: Vec<CommandFrame>,
 ) -> Result<Vec<(StreamId, SeqNum, Command)>, RecoveryError> {
     let reads = frames.into_iter().map(|(chunk, footer, index)| async move {
-        let frames = wal.frames(chunk, &footer.entries[index..=index]).await?;
+        let entry = &footer.entries[index..=index];
+        let frames = loop {
+            match wal.frames(chunk, entry).await {
+                // As in the rest of a recovery: a store that does not answer is waited for.
+                Err(error) if error.retryable() => tokio::time::sleep(READ_PAUSE).await,
+                done => break done?,
+            }
+        };
         let mut commands = Vec::new();
         for frame in frames {
             let stream = frame.header.stream;

@@ -484,6 +484,12 @@ impl ChannelState {
     }
 }
 
+/// So many chunks lie between that asking again is cheaper than walking over them.
+fn is_far(from: LogPosition, to: LogPosition) -> bool {
+    const WALKED_CHUNKS_MAX: u64 = 16;
+    from.epoch != to.epoch || to.slot.0 - from.slot.0 > WALKED_CHUNKS_MAX
+}
+
 fn answer_read(streamlet: &Streamlet, log: &Arc<ChunkLog>, read: &Read) -> ReadReply {
     let view = streamlet.view();
     if streamlet.is_at_tail(read.seek) {
@@ -498,8 +504,11 @@ fn answer_read(streamlet: &Streamlet, log: &Arc<ChunkLog>, read: &Read) -> ReadR
         .seek(read.seek)
         .max(streamlet.index.seek(Seek::SeqNum(view.trim)));
     let start = sought.expect("a stream with durable records has a first chunk");
-    // Where memory takes over; a reader that gets there asks again.
-    let end = streamlet.recent_start();
+    // A reader that gets to the end asks again: there memory takes over, or the stream goes on in a distant chunk.
+    let end = match streamlet.index.after(start) {
+        Some((first, chunk)) if is_far(start, chunk) => first.seq_num.min(streamlet.recent_start()),
+        _ => streamlet.recent_start(),
+    };
     ReadReply::Chunks {
         start,
         streamlet: streamlet.id,

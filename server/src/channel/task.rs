@@ -49,7 +49,7 @@ pub struct ChannelTask {
     pub writer: EpochWriter,
     pub written: mpsc::UnboundedReceiver<WriteEvent>,
     pub requests: mpsc::Receiver<Request>,
-    /// Streams without a record in memory or in flight rest when they were not used for this long.
+    /// Streams of which nothing is unflushed rest when they were not used for this long.
     pub idle_timeout: Duration,
     pub stop: CancellationToken,
     pub stats: Arc<ChannelStats>,
@@ -190,7 +190,7 @@ impl ChannelTask {
             Err(error) => return refuse_all(requests, &Refusal::Metadata(error.to_string())),
         };
         if record.deletion.is_some() {
-            return refuse_all(requests, &Refusal::Deleting);
+            return self.refuse_deleting(stream, &record, requests);
         }
         match &record.open {
             Some(open) if open.channel == self.id => {
@@ -212,6 +212,29 @@ impl ChannelTask {
                     .spawn(async move { activate(&meta, stream, channel).await });
             }
         }
+    }
+
+    /// A stream that is being deleted and not open here has nothing in flight: if its streamlet is still this
+    /// channel's, nobody else will close it.
+    fn refuse_deleting(&mut self, stream: StreamId, record: &StreamRecord, requests: Vec<Request>) {
+        let Some(open) = record.open.filter(|open| open.channel == self.id) else {
+            return refuse_all(requests, &Refusal::Deleting);
+        };
+        self.waiting.parked.insert(stream, requests);
+        let (meta, channel, epoch) = (self.meta.clone(), self.id, self.epoch);
+        let command = CloseStreamlet {
+            stream,
+            streamlet: open.streamlet,
+            channel,
+            epoch,
+        };
+        self.waiting.jobs.spawn(async move {
+            close_streamlet(meta, command).await;
+            JobDone::Refuse {
+                stream,
+                refusal: Refusal::Deleting,
+            }
+        });
     }
 
     fn job_done(&mut self, done: JobDone, now: Instant) {

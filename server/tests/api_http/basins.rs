@@ -303,3 +303,51 @@ async fn encryption_that_is_not_there_is_refused_rather_than_ignored() {
         .await
         .expect_error(501, "not_implemented");
 }
+
+#[tokio::test]
+async fn api_032_the_location_of_a_basin_is_fixed() {
+    let api = Api::without_basin();
+    let path = format!("/basins/{}", api.basin);
+    let created = api
+        .put(&path, json!({"location": "here"}))
+        .await
+        .expect(201)
+        .json();
+    assert_eq!(created["location"], "here");
+    api.put(&path, json!({"location": "here"})).await.expect(200);
+    api.put(&path, json!({"location": "there"}))
+        .await
+        .expect_error(422, "invalid");
+    api.put(&path, json!({"config": {"create_stream_on_append": true}}))
+        .await
+        .expect(200);
+    let listed = api.get(&format!("/basins?prefix={}", api.basin)).await.json();
+    assert_eq!(listed["basins"][0]["location"], "here", "{listed}");
+}
+
+#[tokio::test]
+async fn api_027_a_basin_made_anew_has_nothing_of_the_old() {
+    let api = Api::with_config(json!({"create_stream_on_append": true})).await;
+    for n in 0..5 {
+        api.append(&format!("/streams/s{n}/records"), &["old"]).await;
+    }
+    let path = format!("/basins/{}", api.basin);
+    api.delete(&path).await.expect(202);
+    let gone = async {
+        while api.get(&path).await.status != 404 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, gone)
+        .await
+        .expect("the name is free again");
+    api.get("/streams").await.expect_error(404, "basin_not_found");
+    api.post("/basins", json!({"basin": api.basin})).await.expect(201);
+    let streams = api.get("/streams").await.expect(200).json();
+    assert_eq!(streams, json!({"streams": [], "has_more": false}));
+    api.get("/streams/s0/records/tail")
+        .await
+        .expect_error(404, "stream_not_found");
+    let config = api.get(&path).await.json();
+    assert_eq!(config["create_stream_on_append"], false, "{config}");
+}

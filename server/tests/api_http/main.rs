@@ -6,11 +6,14 @@
 mod append;
 mod append_session;
 mod basins;
+mod concurrency;
+mod idle;
 mod lifecycle;
 mod node;
 mod read;
 mod read_session;
 mod sse;
+mod storage;
 mod streams;
 mod support;
 mod transport;

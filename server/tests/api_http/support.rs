@@ -121,6 +121,13 @@ impl Api {
         api
     }
 
+    /// To a node of the test's own.
+    pub async fn on(node: &TestNode) -> Self {
+        let api = Self::at(node.addr);
+        api.post("/basins", json!({"basin": api.basin})).await.expect(201);
+        api
+    }
+
     pub fn without_basin() -> Self {
         Self::at(shared_addr())
     }

@@ -106,7 +106,7 @@ async fn lists_page_and_go_on_by_themselves() {
 }
 
 #[tokio::test]
-async fn a_deleted_basin_refuses_then_vanishes_and_can_be_made_anew() {
+async fn api_027_a_deleted_basin_refuses_then_vanishes_and_can_be_made_anew() {
     let (s2, name) = (client(), basin_name());
     s2.create_basin(CreateBasinInput::new(name.clone()))
         .await

@@ -171,8 +171,9 @@ impl EpochWriter {
     }
 
     pub(crate) fn submit_as(&mut self, builder: ChunkBuilder, kind: ChunkKind) -> Arc<Chunk> {
+        // In this order: another task may close the writer in between, and then there is no free slot either.
+        assert!(self.free_slots() > 0 || self.is_closed(), "submit needs a free slot");
         let closed = self.is_closed();
-        assert!(closed || self.free_slots() > 0, "submit needs a free slot");
         let id = ChunkId::new(self.shared.channel, self.shared.epoch, self.next);
         let chunk = Arc::new(builder.finish(ChunkMeta {
             id,

@@ -17,6 +17,9 @@ use crate::channel::handle::{ChannelHandle, Pending};
 use crate::channel::message::{Refusal, SessionGate};
 use crate::error::ServiceError;
 
+/// What a batch costs in memory beside its records until it is acknowledged: headers, index entry, bookkeeping.
+const BATCH_OVERHEAD_BYTES: usize = 512;
+
 impl Frontend {
     /// Appends one batch; it is durable when this returns `Ok`.
     pub async fn append(
@@ -73,7 +76,7 @@ struct Room {
 impl Room {
     /// Waits until the batch fits; refuses it, with nothing applied, when that takes too long.
     async fn for_batch(&self, batch: &AppendBatch) -> Result<OwnedSemaphorePermit, ServiceError> {
-        let bytes = batch.encoded_len_max().min(self.bytes_max);
+        let bytes = (batch.encoded_len_max() + BATCH_OVERHEAD_BYTES).min(self.bytes_max);
         let bytes = u32::try_from(bytes).expect("a batch is smaller than 4 GiB");
         match timeout(self.timeout, self.bytes.clone().acquire_many_owned(bytes)).await {
             Ok(permit) => Ok(permit.expect("the semaphore is never closed")),

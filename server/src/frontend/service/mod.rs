@@ -1,7 +1,7 @@
 //! The operations of the S2 API over domain types, whatever protocol carries them.
 //!
-//! - A request is resolved against the metadata first, then goes to the channel that owns the stream. What a
-//!   channel refuses because the stream is elsewhere by now is resolved again, within the request's time.
+//! - A request is resolved against the metadata first, then goes to the channel that owns the stream, or to the one
+//!   that takes it if it is dormant: the same one for every request.
 //! - A failure says whether the request may have been applied: see [`crate::error::ServiceError`].
 
 mod append;

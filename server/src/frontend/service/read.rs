@@ -127,8 +127,8 @@ pub struct ReadSession {
     frames: VecDeque<Frame>,
     chunks: Option<Chunks>,
     asked: Option<Pending<ReadReply>>,
-    /// When the silence at the tail began.
-    silent_since: Instant,
+    /// When the session began to wait for the next record; `None` while it does not.
+    silent_since: Option<Instant>,
     heartbeat_at: Instant,
     ended: bool,
 }
@@ -163,7 +163,7 @@ impl ReadSession {
             frames: VecDeque::new(),
             chunks: None,
             asked: None,
-            silent_since: now,
+            silent_since: None,
             heartbeat_at: now + HEARTBEAT_MAX,
             ended: false,
         }
@@ -269,7 +269,7 @@ impl ReadSession {
                 return Ok(None);
             }
             if let Some(batch) = self.cut()? {
-                self.silent_since = Instant::now();
+                self.silent_since = None;
                 self.schedule_heartbeat();
                 return Ok(Some(ReadEvent::Batch(batch)));
             }
@@ -288,7 +288,7 @@ impl ReadSession {
                     }
                     if at_tail {
                         self.live = true;
-                        self.silent_since = Instant::now();
+                        self.silent_since = Some(Instant::now());
                         return Ok(self.heartbeat());
                     }
                 }
@@ -317,8 +317,8 @@ impl ReadSession {
         }
         let wait_over = self
             .wait
-            .filter(|_| self.live)
-            .map(|wait| self.silent_since + wait);
+            .filter(|_| self.live && self.chunks.is_none())
+            .map(|wait| *self.silent_since.get_or_insert_with(Instant::now) + wait);
         let progress = async {
             match (&mut self.chunks, &mut self.asked) {
                 (Some(chunks), _) => Step::Chunks(chunks.frames.next().await),

@@ -77,9 +77,7 @@ impl Frontend {
         refuse_deleting(&record)?;
         let channel = match &record.open {
             Some(open) => self.channels.get(open.channel),
-            None => self
-                .channels
-                .pick(record.config.storage_class, self.env.random_u128()),
+            None => self.channels.pick(record.config.storage_class, record.id),
         };
         let channel = channel.ok_or_else(|| {
             ServiceError::new(
