@@ -1,5 +1,5 @@
-//! Everything that enters a node from outside other than requests: clocks, randomness, the network, and where
-//! blocking work runs. A node built with another [`Env`] behaves the same but for these, which is what makes it
+//! Everything that enters a node from outside other than requests: clocks, randomness, the network, and
+//! stores. A node built with another [`Env`] behaves the same but for these, which is what makes it
 //! possible to run it in simulation.
 
 use std::io;
@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use millrace_wal::{StoreEnvOptions, StoreError, ZoneStore, open_url};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A connection.
@@ -37,10 +38,17 @@ pub trait Ambient: Send + Sync {
     fn random_u128(&self) -> u128;
 }
 
+/// Where stores come from.
+pub trait Stores: Send + Sync {
+    /// The store that a URL names. Makes no request to it.
+    fn open(&self, url: &str) -> Result<Arc<dyn ZoneStore>, StoreError>;
+}
+
 #[derive(Clone)]
 pub struct Env {
     pub ambient: Arc<dyn Ambient>,
     pub network: Arc<dyn Network>,
+    pub stores: Arc<dyn Stores>,
 }
 
 impl Env {
@@ -49,6 +57,7 @@ impl Env {
         Self {
             ambient: Arc::new(SystemAmbient),
             network: Arc::new(TcpNetwork),
+            stores: Arc::new(SystemStores),
         }
     }
 
@@ -72,6 +81,21 @@ impl Ambient for SystemAmbient {
 
     fn random_u128(&self) -> u128 {
         rand::random()
+    }
+}
+
+struct SystemStores;
+
+impl Stores for SystemStores {
+    /// Credentials come from the process environment.
+    fn open(&self, url: &str) -> Result<Arc<dyn ZoneStore>, StoreError> {
+        open_url(
+            url,
+            &StoreEnvOptions {
+                env: std::env::vars().collect(),
+                ..StoreEnvOptions::default()
+            },
+        )
     }
 }
 

@@ -8,7 +8,7 @@ use millrace_api::id::ZoneGen;
 use millrace_raft::command::{InitCell, RegisterZone};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
-use millrace_wal::{Marker, StoreEnvOptions, Zone, create_marker, open_url, preflight, read_marker};
+use millrace_wal::{Marker, Zone, create_marker, preflight, read_marker};
 
 use crate::env::Env;
 
@@ -39,11 +39,7 @@ pub async fn open(url: &str, meta: &Meta, env: &Env) -> Result<Zone, StoreError>
         url: redacted(url),
         cause: cause.to_string(),
     };
-    let options = StoreEnvOptions {
-        env: std::env::vars().collect(),
-        ..StoreEnvOptions::default()
-    };
-    let store = open_url(url, &options).map_err(|error| unusable(&error))?;
+    let store = env.stores.open(url).map_err(|error| unusable(&error))?;
     preflight(store.as_ref(), env.random_u128())
         .await
         .map_err(|error| unusable(&error))?;
