@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Api, TestNode, input, texts};
+use crate::support::{Api, PATIENCE, TestNode, input, texts};
 
 /// Longer than the pause between two looks at idle streams, and the time a stream here may be idle.
-const IDLE: Duration = Duration::from_secs(7);
+const IDLE: Duration = Duration::from_secs(6);
 
 fn impatient_node() -> TestNode {
     TestNode::start(|settings| settings.idle_timeout = Some(Duration::from_millis(500)))
@@ -59,45 +59,35 @@ async fn api_060_a_stream_that_rested_serves_again() {
 }
 
 #[tokio::test]
-async fn api_060_config_changed_while_a_stream_rests_is_in_force() {
+async fn api_060_what_is_done_to_a_stream_at_rest_takes_effect() {
     let node = impatient_node();
     let api = Api::on(&node).await;
-    api.post("/streams", json!({"stream": "s"})).await.expect(201);
-    activate(&api, "/streams/s/records").await;
+    for name in ["changed", "deleted"] {
+        api.post("/streams", json!({"stream": name})).await.expect(201);
+        activate(&api, &format!("/streams/{name}/records")).await;
+    }
     tokio::time::sleep(IDLE).await;
-    api.patch("/streams/s", json!({"timestamping": {"mode": "client-require"}}))
-        .await
-        .expect(200);
-    api.post("/streams/s/records", json!({"records": [{"body": "without"}]}))
+    api.patch(
+        "/streams/changed",
+        json!({"timestamping": {"mode": "client-require"}}),
+    )
+    .await
+    .expect(200);
+    let records = "/streams/changed/records";
+    api.post(records, json!({"records": [{"body": "without"}]}))
         .await
         .expect_error(422, "invalid");
-    let ack = api
-        .post(
-            "/streams/s/records",
-            json!({"records": [{"body": "with", "timestamp": 5}]}),
-        )
-        .await
-        .expect(200)
-        .json();
+    let with = json!({"records": [{"body": "with", "timestamp": 5}]});
+    let ack = api.post(records, with).await.expect(200).json();
     assert_eq!(ack["start"], json!({"seq_num": 0, "timestamp": 5}));
-}
 
-#[tokio::test]
-async fn api_060_a_stream_deleted_at_rest_is_purged() {
-    let node = impatient_node();
-    let api = Api::on(&node).await;
-    api.post("/streams", json!({"stream": "s"})).await.expect(201);
-    activate(&api, "/streams/s/records").await;
-    tokio::time::sleep(IDLE).await;
-    api.delete("/streams/s").await.expect(202);
+    api.delete("/streams/deleted").await.expect(202);
     let gone = async {
-        while api.get("/streams/s").await.status != 404 {
+        while api.get("/streams/deleted").await.status != 404 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(crate::support::PATIENCE, gone)
-        .await
-        .expect("it is purged");
+    tokio::time::timeout(PATIENCE, gone).await.expect("it is purged");
 }
 
 /// Sessions that were open through the silence: the stream is in use, or comes back into use, for them.
@@ -112,7 +102,7 @@ async fn api_100_132_sessions_outlive_the_idling_of_their_stream() {
         .expect("a session");
     let mut appends = api.append_session(&appended).await;
     activate(&api, &appended).await;
-    tokio::time::sleep(2 * IDLE).await;
+    tokio::time::sleep(IDLE).await;
 
     appends.submit(&input(&["after silence"])).await;
     assert_eq!(appends.ack().await.start.unwrap().seq_num, 0);
@@ -132,7 +122,7 @@ async fn requests_around_the_moment_of_rest_are_all_answered() {
     let node = TestNode::start(|settings| settings.idle_timeout = Some(Duration::ZERO));
     let api = Api::on(&node).await;
     let records = api.stream().await;
-    let until = tokio::time::Instant::now() + Duration::from_secs(12);
+    let until = tokio::time::Instant::now() + Duration::from_secs(8);
     let clients = (0..3).map(|_| async {
         while tokio::time::Instant::now() < until {
             activate(&api, &records).await;

@@ -9,13 +9,14 @@ use crate::support::{Api, TestNode, input, texts};
 
 /// Records in the long streams here.
 const RECORDS: u64 = 600;
-const PADDING: usize = 8 * 1024;
+/// Makes a long stream larger than what the sockets of a connection take in.
+const PADDING: usize = 32 * 1024;
 
 fn forgetful_node(dir: &tempfile::TempDir) -> TestNode {
     TestNode::start_in(dir.path(), |settings| {
         settings.recent_bytes = Some(ByteSize::kib(64));
-        settings.read_ahead_bytes = Some(ByteSize::mib(1));
-        settings.footer_cache_bytes = Some(ByteSize::kib(64));
+        settings.read_ahead_bytes = Some(ByteSize::mib(4));
+        settings.footer_cache_bytes = Some(ByteSize::mib(1));
         settings.chunk_bytes = Some(ByteSize::kib(64));
     })
 }
@@ -187,17 +188,14 @@ async fn api_121_where_all_is_trimmed_reads_end_at_once() {
             assert!(batch.records.is_empty(), "{batch:?}");
         }
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        let mut follower = api
-            .read_session(&format!("{records}?seq_num=0"))
-            .await
-            .expect("a session");
-        let text = format!("after, restarted: {restarted}");
-        if restarted {
-            assert_eq!(texts(&follower.records().await), ["after, restarted: false"]);
-        }
-        api.append(&records, &[&text]).await;
-        assert_eq!(texts(&follower.records().await), [text]);
     }
+    let mut follower = api
+        .read_session(&format!("{records}?seq_num=0"))
+        .await
+        .expect("a session");
+    api.append(&records, &["after"]).await;
+    assert_eq!(texts(&follower.records().await), ["after"]);
+    assert_eq!(api.bodies(&format!("{records}?seq_num=0")).await, ["after"]);
 }
 
 /// Trimmed below, forgotten in between, in memory above: one read session goes through all of it.
