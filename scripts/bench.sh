@@ -15,6 +15,8 @@
 #   S2=…        the s2 command; default: found on PATH. `cargo install --locked s2-cli` brings it.
 #   MILLRACE=…  the server; default: the release build
 #
+# Before the runs it times durable creates on the disk, and lone appends on each server.
+#
 # Both servers write to a local directory and sync each object before they acknowledge. Every run starts a fresh
 # process on an empty directory. What the columns mean: docs/benchmark.md.
 set -euo pipefail
@@ -167,9 +169,40 @@ print(f"one durable create of 8 KiB on this disk: p50 {times[150]:.2f} ms, p99 {
 PY
 }
 
+# One append at a time over one connection, each sent when the one before is acknowledged: what a lone ack takes
+# without any batching of a client. Needs Python, and is left out without it.
+lone() {
+  command -v python3 >/dev/null || return 0
+  start "$1"
+  S2_ACCOUNT_ENDPOINT=$url S2_BASIN_ENDPOINT=$url S2_ACCESS_TOKEN=ignored \
+    timeout 30 "$s2" create-basin bench-basin --create-stream-on-append >/dev/null 2>&1 || die "$1: no basin"
+  timeout 60 python3 - "$1" "${url#http://}" <<'PY' || failed=$((failed + 1))
+import http.client, json, socket, sys, time
+server, address = sys.argv[1:]
+connection = http.client.HTTPConnection(address, timeout=10)
+connection.connect()
+connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+body = json.dumps({"records": [{"body": "x" * 1000}]})
+headers = {"s2-basin": "bench-basin", "content-type": "application/json"}
+times = []
+for number in range(550):
+    began = time.perf_counter()
+    connection.request("POST", "/v1/streams/lone/records", body, headers)
+    response = connection.getresponse()
+    answer = response.read()
+    if response.status != 200:
+        sys.exit(f"{server}: {response.status} {answer!r}")
+    times.append((time.perf_counter() - began) * 1000)
+times = sorted(times[50:])
+print(f"{server:9} lone append of 1 KB, one at a time: ack p50 {times[250]:.2f} ms, p99 {times[495]:.2f} ms")
+PY
+  stop
+}
+
 failed=0
 : > "$rows"
 probe >&2
+for server in $servers; do lone "$server" >&2; done
 for round in $(seq "$rounds"); do
   for size in $sizes; do
     for server in $servers; do run "$server" load "$size" "$target" "$round"; done

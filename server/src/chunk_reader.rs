@@ -254,3 +254,7 @@ fn plan(chunk: ChunkId, footer: &Arc<Footer>, range: &ChunkRange) -> Vec<Piece> 
 fn is_of(header: &FrameHeader, (stream, streamlet): (StreamId, StreamletId)) -> bool {
     header.stream == stream && header.streamlet == streamlet
 }
+
+#[cfg(test)]
+#[path = "chunk_reader_tests.rs"]
+mod tests;

@@ -29,7 +29,7 @@ use crate::frontend::service::{Frontend, Lifecycle, ServiceLimits};
 use crate::init_file::{Declaration, InitError};
 use crate::store::{self, StoreError};
 use crate::tasks::deletion::Deletion;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
 
 /// The only node of a cell, until cells have several.
@@ -117,7 +117,7 @@ impl Node {
 
         let lifecycle = Lifecycle::default();
         let chunks = Arc::new(ChunkReader::new(
-            wal,
+            wal.clone(),
             config.footer_cache_bytes,
             config.read_ahead_bytes,
         ));
@@ -137,7 +137,13 @@ impl Node {
             let converged = Declaration::read(path)?.apply(&frontend).await?;
             tracing::info!(?converged, path = %path.display(), "applied the init file");
         }
-        let http = listen(&config, &env, &frontend, Metrics::new(stats)).await?;
+        let metrics = Metrics::new(Sources {
+            channels: stats,
+            wal,
+            meta: meta.clone(),
+            append_room: frontend.append_room(),
+        });
+        let http = listen(&config, &env, &frontend, metrics).await?;
         let stop_tasks = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let deletion = Deletion {

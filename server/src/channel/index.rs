@@ -123,3 +123,7 @@ mod tests {
         assert_eq!(index.seek(Seek::Timestamp(3)), Some(chunk(2)));
     }
 }
+
+#[cfg(test)]
+#[path = "index_after_tests.rs"]
+mod after_tests;

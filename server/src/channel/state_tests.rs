@@ -534,3 +534,6 @@ fn only_unused_streams_without_unflushed_records_rest() {
         "its record is only in the WAL"
     );
 }
+
+#[path = "distant_chunks_tests.rs"]
+mod distant_chunks;

@@ -1,7 +1,6 @@
 //! Counters of one channel, written by its task and read by telemetry.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub struct ChannelStats {
@@ -10,10 +9,7 @@ pub struct ChannelStats {
     pub metered_bytes: AtomicU64,
     pub chunks: AtomicU64,
     pub chunk_bytes: AtomicU64,
-    pub chunks_durable: AtomicU64,
     pub chunk_retries: AtomicU64,
-    /// Sum over durable chunks, from submission to quorum.
-    pub chunk_create_micros: AtomicU64,
 }
 
 impl ChannelStats {
@@ -26,12 +22,6 @@ impl ChannelStats {
     pub fn chunk_submitted(&self, bytes: u64) {
         self.chunks.fetch_add(1, Relaxed);
         self.chunk_bytes.fetch_add(bytes, Relaxed);
-    }
-
-    pub fn chunk_durable(&self, took: Duration) {
-        self.chunks_durable.fetch_add(1, Relaxed);
-        self.chunk_create_micros
-            .fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
     pub fn chunk_retried(&self) {

@@ -99,10 +99,7 @@ impl ChannelTask {
                         self.request(request, now, now_ms);
                     }
                 }
-                Event::Written(WriteEvent::Durable { slot, took }) => {
-                    self.stats.chunk_durable(took);
-                    self.state.durable(slot);
-                }
+                Event::Written(WriteEvent::Durable { slot, .. }) => self.state.durable(slot),
                 Event::Written(WriteEvent::Fenced { by, slot }) => {
                     tracing::error!(channel = %self.id, epoch = %self.epoch, %slot, ?by,
                         "fenced: another owner has taken the channel; nothing more is acknowledged here");
@@ -307,10 +304,7 @@ impl ChannelTask {
         while !self.state.is_settled() {
             self.write_all();
             match self.written.recv().await {
-                Some(WriteEvent::Durable { slot, took }) => {
-                    self.stats.chunk_durable(took);
-                    self.state.durable(slot);
-                }
+                Some(WriteEvent::Durable { slot, .. }) => self.state.durable(slot),
                 Some(WriteEvent::Fenced { by, .. }) => return self.end(Ended::Fenced(by)),
                 Some(WriteEvent::Retrying { .. }) => {}
                 None => break,

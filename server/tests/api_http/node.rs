@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_server::config::{NodeConfig, Settings};
-use millrace_server::env::Env;
+use millrace_server::env::{Env, Stores};
 use millrace_server::node::{Ended, Node};
+use millrace_wal::{StoreError, ZoneStore};
 use tokio::sync::oneshot;
 
 /// A node that is stopped when dropped.
@@ -21,7 +23,18 @@ impl TestNode {
     pub fn start(change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let settings = settings(dir.path(), change);
-        Self::run(settings, Some(dir))
+        Self::run(settings, Env::system(), Some(dir))
+    }
+
+    /// On a store that the test made, with metadata of its own.
+    pub fn start_on(store: Arc<dyn ZoneStore>, change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let env = Env {
+            stores: Arc::new(OneStore(store)),
+            ..Env::system()
+        };
+        let settings = settings(dir.path(), change);
+        Self::run(settings, env, Some(dir))
     }
 
     /// On a directory that the test keeps, so that another node can go on where this one ended. Streams are in files
@@ -31,10 +44,10 @@ impl TestNode {
             settings.store = None;
             change(settings);
         });
-        Self::run(settings, None)
+        Self::run(settings, Env::system(), None)
     }
 
-    fn run(settings: Settings, own_dir: Option<tempfile::TempDir>) -> Self {
+    fn run(settings: Settings, env: Env, own_dir: Option<tempfile::TempDir>) -> Self {
         let config = NodeConfig::resolve(settings).expect("a valid configuration");
         let (stop, stopped) = oneshot::channel();
         let (started, start) = std::sync::mpsc::channel();
@@ -45,7 +58,7 @@ impl TestNode {
                 .build()
                 .expect("a runtime");
             let ended = runtime.block_on(async {
-                let node = Node::start(config, Env::system()).await.expect("the node starts");
+                let node = Node::start(config, env).await.expect("the node starts");
                 started.send(node.http_addr()).expect("the test waits");
                 node.run(async { drop(stopped.await) }).await
             });
@@ -82,6 +95,15 @@ impl Drop for TestNode {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
+    }
+}
+
+/// Answers one store, whatever the URL.
+struct OneStore(Arc<dyn ZoneStore>);
+
+impl Stores for OneStore {
+    fn open(&self, _url: &str) -> Result<Arc<dyn ZoneStore>, StoreError> {
+        Ok(self.0.clone())
     }
 }
 

@@ -172,7 +172,10 @@ impl EpochWriter {
 
     pub(crate) fn submit_as(&mut self, builder: ChunkBuilder, kind: ChunkKind) -> Arc<Chunk> {
         // In this order: another task may close the writer in between, and then there is no free slot either.
-        assert!(self.free_slots() > 0 || self.is_closed(), "submit needs a free slot");
+        assert!(
+            self.free_slots() > 0 || self.is_closed(),
+            "submit needs a free slot"
+        );
         let closed = self.is_closed();
         let id = ChunkId::new(self.shared.channel, self.shared.epoch, self.next);
         let chunk = Arc::new(builder.finish(ChunkMeta {

@@ -88,6 +88,11 @@ impl Frontend {
         self.lifecycle.drained().await;
     }
 
+    /// Room for appends that are not acknowledged, and how much there is when none waits.
+    pub fn append_room(&self) -> (Arc<Semaphore>, usize) {
+        (self.admission.clone(), self.limits.append_bytes_in_flight)
+    }
+
     /// Refuses new work while the node stops.
     fn admit(&self) -> Result<(), ServiceError> {
         match self.lifecycle.is_draining() {

@@ -1,0 +1,185 @@
+//! What the node tells Prometheus. Parts of the node count for themselves; this reads them when it is asked.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use millrace_api::id::ChannelId;
+use millrace_raft::group::Meta;
+use millrace_wal::{LatencySnapshot, Wal};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::Semaphore;
+
+use crate::channel::stats::ChannelStats;
+
+/// Where the figures come from.
+pub struct Sources {
+    pub channels: Vec<(ChannelId, Arc<ChannelStats>)>,
+    pub wal: Wal,
+    pub meta: Meta,
+    /// Room for appends that are not acknowledged, and how much there is when none waits.
+    pub append_room: (Arc<Semaphore>, usize),
+}
+
+/// The registry of a node.
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    pub fn new(sources: Sources) -> Self {
+        let mut registry = Registry::with_prefix("millrace");
+        registry.register_collector(Box::new(NodeCollector(sources)));
+        Self { registry }
+    }
+
+    /// The text exposition format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        encode(&mut text, &self.registry).expect("metrics encode as text");
+        text
+    }
+}
+
+struct NodeCollector(Sources);
+
+impl fmt::Debug for NodeCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeCollector")
+    }
+}
+
+type Field = fn(&ChannelStats) -> &AtomicU64;
+
+/// Name, help and source of each counter of the channels, summed over them.
+const CHANNEL_COUNTERS: &[(&str, &str, Field)] = &[
+    (
+        "channel_appends",
+        "Append batches taken by channels, refused ones included",
+        |s| &s.appends,
+    ),
+    (
+        "channel_records",
+        "Records of append batches taken by channels, refused ones included",
+        |s| &s.records,
+    ),
+    (
+        "channel_metered_bytes",
+        "Metered bytes of append batches taken by channels, refused ones included",
+        |s| &s.metered_bytes,
+    ),
+    ("wal_chunks_submitted", "Chunks given to the writer", |s| {
+        &s.chunks
+    }),
+    (
+        "wal_chunk_submitted_bytes",
+        "Bytes of the chunks given to the writer",
+        |s| &s.chunk_bytes,
+    ),
+    (
+        "wal_chunk_retries",
+        "Attempts to write a chunk that failed and were made again",
+        |s| &s.chunk_retries,
+    ),
+];
+
+impl Collector for NodeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let sources = &self.0;
+        for (name, help, field) in CHANNEL_COUNTERS {
+            let total = sources
+                .channels
+                .iter()
+                .map(|(_, stats)| field(stats).load(Relaxed))
+                .sum::<u64>();
+            counter(&mut encoder, name, help, total)?;
+        }
+        let wal = sources.wal.metrics();
+        seconds(
+            &mut encoder,
+            "wal_durable",
+            "From giving a chunk to the writer to its quorum",
+            wal.durable.snapshot(),
+        )?;
+        counter(
+            &mut encoder,
+            "wal_chunks_durable",
+            "Chunks held by a quorum",
+            wal.chunks_durable_total.load(Relaxed),
+        )?;
+        for zone in &wal.zones {
+            seconds(
+                &mut encoder,
+                "wal_put",
+                "Creates in the store that answered",
+                zone.create.snapshot(),
+            )?;
+            seconds(
+                &mut encoder,
+                "wal_get",
+                "Reads of the store that answered",
+                zone.read.snapshot(),
+            )?;
+            let read = zone.read_bytes.load(Relaxed);
+            counter(&mut encoder, "wal_get_bytes", "Bytes read from the store", read)?;
+            let failed = zone.create_failed_total.load(Relaxed) + zone.read_failed_total.load(Relaxed);
+            counter(
+                &mut encoder,
+                "wal_store_errors",
+                "Creates and reads that failed",
+                failed,
+            )?;
+            let bad = zone.bad_copies_total.load(Relaxed);
+            counter(
+                &mut encoder,
+                "wal_bad_copies",
+                "Objects read that did not pass their CRC",
+                bad,
+            )?;
+        }
+        let group = sources.meta.metrics();
+        let help = "Index of the last log entry that this node's metadata contains";
+        gauge(&mut encoder, "raft_applied_index", help, group.applied_index)?;
+        gauge(
+            &mut encoder,
+            "raft_term",
+            "Term of the metadata group",
+            group.term,
+        )?;
+        let (room, room_max) = &sources.append_room;
+        let in_flight = room_max.saturating_sub(room.available_permits()) as u64;
+        let help = "Bytes of memory held by appends that are not acknowledged";
+        gauge(&mut encoder, "append_in_flight_bytes", help, in_flight)
+    }
+}
+
+fn counter(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
+    let counter = ConstCounter::new(value);
+    counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
+    let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+}
+
+fn seconds(encoder: &mut DescriptorEncoder, name: &str, help: &str, of: LatencySnapshot) -> fmt::Result {
+    let buckets: Vec<(f64, u64)> = of
+        .buckets
+        .iter()
+        .map(|(bound, count)| match *bound {
+            std::time::Duration::MAX => (f64::INFINITY, *count),
+            bound => (bound.as_secs_f64(), *count),
+        })
+        .collect();
+    encoder
+        .encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(of.sum.as_secs_f64(), of.count, &buckets, None)
+}

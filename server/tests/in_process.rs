@@ -1,0 +1,10 @@
+//! A node without a network between: races and turns that are hard to bring about from outside.
+
+#[path = "in_process/channels.rs"]
+mod channels;
+#[path = "in_process/deletion.rs"]
+mod deletion;
+#[path = "in_process/fixture.rs"]
+mod fixture;
+#[path = "in_process/live_read.rs"]
+mod live_read;

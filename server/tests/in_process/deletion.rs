@@ -1,0 +1,130 @@
+//! Deletions that meet what else may happen to a stream: afterwards its name is always free again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_api::error::ErrorCode;
+use millrace_api::name::StreamName;
+use millrace_server::error::ServiceError;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::fixture::{Running, in_memory, stream};
+
+/// From a deletion to the name being free: grace and a few rounds of the task that purges, with room for a busy
+/// machine.
+const PURGED_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a request may be told that meets a deletion.
+fn assert_met_deletion<T>(result: Result<T, ServiceError>) {
+    if let Err(error) = result {
+        let ServiceError::Code { code, .. } = &error else {
+            panic!("{error}")
+        };
+        let fits = matches!(
+            code,
+            ErrorCode::StreamDeletionPending | ErrorCode::StreamNotFound | ErrorCode::HotServer
+        );
+        assert!(fits, "{error}");
+    }
+}
+
+async fn assert_becomes_free(node: &Running, names: &[StreamName]) {
+    let deadline = Instant::now() + PURGED_WITHIN;
+    for name in names {
+        while let Err(error) = node.create(name).await {
+            assert!(Instant::now() < deadline, "{name} stays taken: {error}");
+            sleep(Duration::from_millis(100)).await;
+        }
+        node.append(name, &[b"of the successor"])
+            .await
+            .expect("the new stream works");
+        assert_eq!(node.count(name).await, 1, "{name}");
+    }
+}
+
+/// The first use of a stream and its deletion at about the same time, the deletion a little later each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_meets_the_first_use_is_finished() {
+    const ROUNDS: u64 = 15;
+    const AT_A_TIME: u64 = 24;
+    let dir = tempfile::tempdir().unwrap();
+    let node = Arc::new(Running::start(dir.path(), in_memory).await);
+    let mut names = Vec::new();
+    for round in 0..ROUNDS {
+        let mut racing = JoinSet::new();
+        for number in 0..AT_A_TIME {
+            let name = stream(format!("{round}/{number}"));
+            names.push(name.clone());
+            node.create(&name).await.expect("a new stream");
+            let (using, its_name) = (node.clone(), name.clone());
+            racing.spawn(async move {
+                if number % 2 == 0 {
+                    assert_met_deletion(using.append(&its_name, &[b"x"]).await);
+                } else {
+                    assert_met_deletion(using.session(&its_name, None).await);
+                }
+            });
+            let deleting = node.clone();
+            racing.spawn(async move {
+                sleep(Duration::from_micros(number * 250)).await;
+                let deleted = deleting.frontend.delete_stream(&deleting.basin, &name);
+                deleted.await.expect("the deletion is taken up");
+            });
+        }
+        while let Some(done) = racing.join_next().await {
+            done.unwrap();
+        }
+    }
+    assert_becomes_free(&node, &names).await;
+}
+
+/// Streams that were looked at and never written to rest at the channel's next round, some of them while they are
+/// being deleted, some while they are used again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_meets_a_rest_is_finished() {
+    const WORKERS: usize = 24;
+    /// Longer than from one look for idle streams to the next.
+    const FOR: Duration = Duration::from_secs(7);
+    let dir = tempfile::tempdir().unwrap();
+    let node = Running::start(dir.path(), |settings| {
+        in_memory(settings);
+        settings.idle_timeout = Some(Duration::ZERO);
+    });
+    let node = Arc::new(node.await);
+    let deadline = Instant::now() + FOR;
+    let mut workers = JoinSet::new();
+    for worker in 0..WORKERS {
+        let node = node.clone();
+        workers.spawn(async move {
+            let mut names = Vec::new();
+            while Instant::now() < deadline {
+                let name = stream(format!("{worker}/{}", names.len()));
+                node.create(&name).await.expect("a new stream");
+                names.push(name.clone());
+                drop(
+                    node.session(&name, None)
+                        .await
+                        .expect("a session, given up at once"),
+                );
+                let deleted = node.frontend.delete_stream(&node.basin, &name);
+                if worker % 2 == 0 {
+                    deleted.await.expect("the deletion is taken up");
+                } else {
+                    let (deleted, used) = tokio::join!(deleted, node.session(&name, None));
+                    deleted.expect("the deletion is taken up");
+                    assert_met_deletion(used);
+                }
+            }
+            names
+        });
+    }
+    let mut names = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        // The last of each worker: those before had time enough to show that they are stuck.
+        names.extend(done.unwrap());
+    }
+    assert!(names.len() > WORKERS, "there were several turns");
+    let freed = timeout(PURGED_WITHIN * 4, assert_becomes_free(&node, &names));
+    freed.await.expect("all in bounded time");
+}
