@@ -7,6 +7,7 @@ mod append;
 mod append_session;
 mod basins;
 mod concurrency;
+mod faulty_store;
 mod idle;
 mod lifecycle;
 mod node;
