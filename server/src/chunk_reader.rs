@@ -173,35 +173,60 @@ struct Ahead {
     fetches: FuturesOrdered<Fetch>,
 }
 
+/// What happens first.
+enum Progress {
+    Fetched(Result<Vec<Frame>, ReadError>),
+    /// The next piece is known, or that there is none, or that it cannot be found out.
+    Planned,
+}
+
 impl Ahead {
     async fn next(mut self) -> Result<Option<(Vec<Frame>, Self)>, ReadError> {
+        let mut full = false;
         loop {
-            if self.fetches.len() < PIECES_AHEAD && self.start_fetch().await? {
-                continue;
+            if self.fetches.is_empty() {
+                match self.pieces.next().await.transpose()? {
+                    None => return Ok(None),
+                    Some(piece) => self.fetch(piece, None),
+                }
             }
-            return match self.fetches.next().await {
-                Some((frames, _room)) => Ok(Some((frames?, self))),
-                None => Ok(None),
-            };
+            let look_ahead = !full && self.fetches.len() < PIECES_AHEAD;
+            match self.progress(look_ahead).await {
+                Progress::Fetched(frames) => return Ok(Some((frames?, self))),
+                Progress::Planned => full = !self.fetch_ahead(),
+            }
         }
     }
 
-    /// Starts to fetch the next piece; `false` if there is none or no room for it yet.
-    async fn start_fetch(&mut self) -> Result<bool, ReadError> {
+    /// The piece that is due comes first; while it is on its way, the one behind the last fetch is looked for.
+    async fn progress(&mut self, look_ahead: bool) -> Progress {
         let mut pieces = Pin::new(&mut self.pieces);
-        let room = match pieces.as_mut().peek().await {
-            None => return Ok(false),
-            Some(Ok(piece)) if !self.fetches.is_empty() => match self.reader.room_ahead(piece) {
-                None => return Ok(false),
-                room => room,
-            },
-            Some(_) => None,
-        };
-        if let Some(piece) = pieces.next().await.transpose()? {
-            let fetch = self.reader.clone().fetch(piece);
-            self.fetches.push_back(async move { (fetch.await, room) }.boxed());
+        tokio::select! {
+            biased;
+            Some((frames, _room)) = self.fetches.next() => Progress::Fetched(frames),
+            _ = pieces.as_mut().peek(), if look_ahead => Progress::Planned,
         }
-        Ok(true)
+    }
+
+    /// Starts to fetch the piece that was looked for, if there is one and room for it. A failure to find it is kept
+    /// until everything before it was taken.
+    fn fetch_ahead(&mut self) -> bool {
+        let room = match Pin::new(&mut self.pieces).peek().now_or_never() {
+            Some(Some(Ok(piece))) => self.reader.room_ahead(piece),
+            _ => None,
+        };
+        let Some(room) = room else { return false };
+        // What was just looked at is taken without waiting.
+        match self.pieces.next().now_or_never() {
+            Some(Some(Ok(piece))) => self.fetch(piece, Some(room)),
+            _ => return false,
+        }
+        true
+    }
+
+    fn fetch(&mut self, piece: Piece, room: Option<OwnedSemaphorePermit>) {
+        let fetch = self.reader.clone().fetch(piece);
+        self.fetches.push_back(async move { (fetch.await, room) }.boxed());
     }
 }
 

@@ -236,6 +236,12 @@ async fn what_readers_fetched_ahead_is_given_back() {
     for n in 0..8 {
         chunks.write([frame(OURS, n, 1000)]).await;
     }
+    // While a piece is on its way, those behind it are looked for.
+    let (least, most) = (Duration::from_millis(10), Duration::from_millis(20));
+    chunks
+        .faults
+        .add(Rule::new(Fault::Delay { least, most }).op(Op::Get));
+    chunks.read(8).await.unwrap();
     for _ in 0..3 {
         let mut dropped = chunks.frames(8);
         dropped.next().await.unwrap().unwrap();
@@ -317,4 +323,32 @@ async fn a_chunk_that_goes_away_behind_its_footer_is_an_error() {
         matches!(&error, ReadError::Wal(millrace_wal::ReadError::Gone(id)) if *id == Chunks::id(0)),
         "{error:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_frames_come_while_footers_ahead_are_slow() {
+    let mut chunks = Chunks::new(1 << 20);
+    for n in 0..4 {
+        chunks.write([frame(OURS, n, 10)]).await;
+    }
+    let slow = Chunks::id(1).key();
+    let _gate = chunks.faults.stall(
+        Rule::new(Fault::None).op(Op::Get).key(move |key| key == slow),
+        false,
+    );
+    let mut session = chunks.frames(4);
+    let first = timeout(Duration::from_secs(1), session.next()).await;
+    let first = first.expect("chunk 0 answers at once").unwrap().unwrap();
+    assert_eq!(first[0].header.first_seq, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_in_front_of_a_missing_chunk_are_delivered() {
+    let mut chunks = Chunks::new(1 << 20);
+    for n in 0..3 {
+        chunks.write([frame(OURS, n, 10)]).await;
+    }
+    chunks.store.delete(&Chunks::id(1).key()).await.unwrap();
+    let first = chunks.frames(3).next().await.unwrap();
+    assert_eq!(first.expect("chunk 0 is there")[0].header.first_seq, 0);
 }

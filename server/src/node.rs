@@ -92,6 +92,19 @@ impl Node {
             false => data_dir.metadata(),
         };
         let meta = Meta::open(MetaOptions::new(metadata_dir, NODE)).await?;
+        let started = Self::start_on(config, env, data_dir, meta.clone()).await;
+        if started.is_err() {
+            meta.shutdown().await;
+        }
+        started
+    }
+
+    async fn start_on(
+        config: NodeConfig,
+        env: Env,
+        data_dir: DataDir,
+        meta: Meta,
+    ) -> Result<Self, NodeError> {
         let zone = store::open(&config.store, &meta, &env).await?;
         let zone_gen = zone.zone_gen;
         let wal = Wal::new(vec![zone], 1, wal_options(&config, &env))?;
@@ -101,15 +114,26 @@ impl Node {
         let mut running = JoinSet::new();
         let mut channels = Channels::default();
         let mut stats = Vec::new();
-        for id in channel_ids(&meta, config.channels)? {
+        let ids = channel_ids(&meta, config.channels)?;
+        let recent_bytes = config.recent_bytes / ids.len();
+        for id in ids {
             let owner = Owner {
                 node: NODE,
                 incarnation,
             };
-            let (handle, task) =
-                start_channel(id, owner, zone_gen, &config, &env, &meta, &wal, &stop_channels)
-                    .await
-                    .map_err(|cause| NodeError::Recovery { channel: id, cause })?;
+            let (handle, task) = start_channel(
+                id,
+                owner,
+                zone_gen,
+                recent_bytes,
+                &config,
+                &env,
+                &meta,
+                &wal,
+                &stop_channels,
+            )
+            .await
+            .map_err(|cause| NodeError::Recovery { channel: id, cause })?;
             stats.push((id, task.stats.clone()));
             channels.insert(StorageClass::Standard, handle);
             running.spawn(async move { (id, task.run().await) });
@@ -272,6 +296,7 @@ async fn start_channel(
     id: ChannelId,
     owner: Owner,
     zone_gen: ZoneGen,
+    recent_bytes: usize,
     config: &NodeConfig,
     env: &Env,
     meta: &Meta,
@@ -286,7 +311,7 @@ async fn start_channel(
     let limits = ChannelLimits {
         chunk_bytes: config.chunk_bytes,
         linger: config.linger,
-        recent_bytes: config.recent_bytes / config.channels as usize,
+        recent_bytes,
     };
     let recovered = recovery::take_over(id, owner, vec![zone_gen], limits, env, meta, wal).await?;
     let (handle, requests) = ChannelHandle::new(id);

@@ -24,5 +24,7 @@ mod read_session;
 mod restart;
 #[path = "sdk/sessions.rs"]
 mod sessions;
+#[path = "sdk/slow_store.rs"]
+mod slow_store;
 #[path = "sdk/streams.rs"]
 mod streams;

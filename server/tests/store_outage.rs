@@ -33,7 +33,7 @@ struct Fixture {
     basin: BasinName,
     stream: StreamName,
     _dir: tempfile::TempDir,
-    _node: Node,
+    node: Node,
 }
 
 impl Fixture {
@@ -77,7 +77,7 @@ impl Fixture {
             basin,
             stream: StreamName::new("s").unwrap(),
             _dir: dir,
-            _node: node,
+            node,
         }
     }
 
@@ -95,6 +95,12 @@ impl Fixture {
             .append(&self.basin, &self.stream, batch)
             .await
             .map(|ack| ack.start.seq_num)
+    }
+
+    /// Stops the node, so that nothing of it runs when the process ends.
+    async fn stop(self) {
+        drop(self.frontend);
+        self.node.run(async {}).await;
     }
 
     async fn count(&self) -> usize {
@@ -141,6 +147,7 @@ async fn append_during_an_outage_ends_as_unknown_and_becomes_durable_once_when_t
             "what was unknown has happened, before what came later"
         );
         assert_eq!(fixture.count().await as u64, after + 1);
+        fixture.stop().await;
     }
 }
 
@@ -170,9 +177,10 @@ async fn append_that_finds_no_room_during_an_outage_is_refused_as_not_applied() 
     });
     let landed = landed.await.expect("the node recovers without a restart");
     assert!(
-        landed >= 1 + unknown as u64,
+        landed > unknown as u64,
         "all that was admitted has landed, nothing that was refused"
     );
+    fixture.stop().await;
 }
 
 #[tokio::test]
@@ -185,4 +193,5 @@ async fn answers_lost_after_the_effect_never_double_an_append() {
         assert_eq!(fixture.append("x").await.unwrap(), expected);
     }
     assert_eq!(fixture.count().await, 50);
+    fixture.stop().await;
 }

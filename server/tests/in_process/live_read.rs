@@ -101,3 +101,22 @@ async fn records_within_the_wait_keep_a_session_open() {
     );
     node.stop().await;
 }
+
+/// The silence that ends a session is the stream's, not its consumer's: what was appended while the consumer was
+/// busy with a heartbeat comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_came_while_the_consumer_was_busy_with_a_heartbeat_are_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Running::start(dir.path(), in_memory).await;
+    let name = stream("live");
+    node.create(&name).await.unwrap();
+    let mut session = node.session(&name, Some(WAIT)).await.unwrap();
+    assert!(matches!(
+        next(&mut session).await,
+        Some(ReadEvent::Heartbeat { .. })
+    ));
+    node.append(&name, &[b"well within the wait"]).await.unwrap();
+    sleep(PAUSE).await;
+    let event = next(&mut session).await;
+    assert!(matches!(event, Some(ReadEvent::Batch(_))), "{event:?}");
+}

@@ -212,3 +212,14 @@ async fn api_081_first_appends_at_the_same_time_make_one_stream() {
     starts.sort_unstable();
     assert_eq!(starts, (0..20).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn a_stream_that_comes_into_being_has_the_config_that_the_append_asked_for() {
+    let basin = basin(BasinConfig::new().with_create_stream_on_append(true)).await;
+    let name = stream_name();
+    let config = StreamConfig::new().with_retention_policy(RetentionPolicy::Age(77));
+    let input = input(&["x"]).with_stream_config(config);
+    basin.stream(name.clone()).append(input).await.unwrap();
+    let config = basin.get_stream_config(name).await.unwrap();
+    assert_eq!(config.retention_policy, Some(RetentionPolicy::Age(77)));
+}

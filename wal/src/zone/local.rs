@@ -237,8 +237,10 @@ impl Inner {
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        fsync(&dir)?;
-        fsync(&parent)?;
+        // Another try could succeed without having written what the first one lost.
+        fsync(&dir)
+            .and_then(|()| fsync(&parent))
+            .inspect_err(|_| self.failed.store(true, Ordering::Release))?;
         let mut dirs = lock(&self.dirs);
         if dirs.len() >= DIRS_MAX {
             dirs.clear();

@@ -20,6 +20,7 @@ use super::output::written_by;
 use super::stream_path::StreamPath;
 use super::{App, append_session, body, frames, headers, reply};
 use crate::error::ServiceError;
+use crate::frontend::service::Intent;
 
 /// `POST /streams/{stream}/records`, in the protocol that the content type says.
 pub(super) async fn records(
@@ -30,13 +31,17 @@ pub(super) async fn records(
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     let batch = match media::content_type(&parts.headers) {
-        ContentType::S2s => return session(&app, &basin, &stream, parts.version, body).await,
+        ContentType::S2s => {
+            create(&app, &basin, &stream, Intent::Append, &parts.headers).await?;
+            return session(&app, &basin, &stream, parts.version, body).await;
+        }
         ContentType::Protobuf => {
             let received = body::receive(&app.bodies, &parts.headers, body, ErrorCode::BadProto).await?;
             AppendBatch::decode(received.bytes)?
         }
         _ => from_json(&app, &parts.headers, body).await?,
     };
+    create(&app, &basin, &stream, Intent::Append, &parts.headers).await?;
     let ack = app.frontend.append(&basin, &stream, batch).await?;
     Ok(match media::reply_encoding(&parts.headers) {
         Encoding::Json => reply::json(StatusCode::OK, &json::AppendAck::from(frames::ack_message(&ack))),
@@ -45,6 +50,23 @@ pub(super) async fn records(
             reply::bytes(StatusCode::OK, media::PROTOBUF, message)
         }
     })
+}
+
+/// Creates a stream that is missing, if the request says with what configuration.
+pub(super) async fn create(
+    app: &App,
+    basin: &BasinName,
+    stream: &StreamName,
+    intent: Intent,
+    headers: &HeaderMap,
+) -> Result<(), Failure> {
+    match headers::stream_config(headers)? {
+        None => Ok(()),
+        Some(config) => Ok(app
+            .frontend
+            .create_if_missing(basin, stream, intent, config)
+            .await?),
+    }
 }
 
 async fn session(

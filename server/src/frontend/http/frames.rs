@@ -42,6 +42,7 @@ pub(super) fn read_event(event: ReadEvent, compression: Compression) -> Result<V
     let (records, tail) = match event {
         ReadEvent::Batch(batch) => (batch.parts, batch.tail),
         ReadEvent::Heartbeat { tail, .. } => (Vec::new(), Some(tail)),
+        ReadEvent::KeepAlive => (Vec::new(), None),
     };
     Ok(join_small(frames(records, tail, compression)?))
 }

@@ -1,7 +1,8 @@
 //! The API's own headers.
 
 use axum::http::{HeaderMap, HeaderName};
-use millrace_api::json::Format;
+use millrace_api::config::StreamConfig;
+use millrace_api::json::{self, Format};
 use millrace_api::name::RequestToken;
 use millrace_api::sse::LastEventId;
 
@@ -9,6 +10,7 @@ use super::failure::Failure;
 
 pub(super) const BASIN: HeaderName = HeaderName::from_static("s2-basin");
 pub(super) const REQUEST_TOKEN: HeaderName = HeaderName::from_static("s2-request-token");
+pub(super) const STREAM_CONFIG: HeaderName = HeaderName::from_static("s2-stream-config");
 pub(super) const FORMAT: HeaderName = HeaderName::from_static("s2-format");
 pub(super) const PROVISION_RESULT: HeaderName = HeaderName::from_static("s2-provision-result");
 pub(super) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -44,6 +46,16 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Failure> {
         return Ok(Format::default());
     };
     Format::parse(text).ok_or_else(|| Failure::bad_header(format!("{FORMAT} is neither raw nor base64")))
+}
+
+/// The configuration that a stream gets if the request creates it.
+pub(super) fn stream_config(headers: &HeaderMap) -> Result<Option<StreamConfig>, Failure> {
+    let Some(text) = text(headers, &STREAM_CONFIG)? else {
+        return Ok(None);
+    };
+    let config: json::StreamConfig = serde_json::from_str(text)
+        .map_err(|error| Failure::bad_header(format!("{STREAM_CONFIG}: {error}")))?;
+    Ok(Some(config.into()))
 }
 
 /// The last event that a returning client has seen.

@@ -9,6 +9,7 @@ use millrace_api::read::{InvalidRead, ReadQuery, ReadRequest};
 use millrace_api::s2s::Compression;
 use millrace_api::scan::ScanError;
 
+use super::append::create;
 use super::basin::Basin;
 use super::failure::Failure;
 use super::media::{self, Encoding, Protocol};
@@ -17,6 +18,7 @@ use super::query::Parsed;
 use super::stream_path::StreamPath;
 use super::{App, frames, headers, read_session, reply, sse};
 use crate::error::ServiceError;
+use crate::frontend::service::Intent;
 use crate::frontend::service::types::RecordBatch;
 
 /// `GET /streams/{stream}/records/tail`
@@ -53,6 +55,7 @@ async fn session(
 ) -> Result<Response, Failure> {
     let request = ReadRequest::session(query)?;
     let compression = accepted_compression(headers);
+    create(&app, basin, stream, Intent::Read, headers).await?;
     let session = app.frontend.read_session(basin, stream, request).await?;
     let body = written_by(|output| read_session::run(app.frontend, session, compression, output));
     Ok(reply::stream(media::S2S, body))
@@ -73,6 +76,7 @@ async fn events(
         // The client has all that it once asked for; where the stream ends by now does not matter to it.
         return Ok(reply::stream(media::EVENT_STREAM, written_by(sse::nothing_left)));
     }
+    create(&app, basin, stream, Intent::Read, headers).await?;
     let session = app.frontend.read_session(basin, stream, request).await?;
     let events = sse::Events::new(format, seen);
     let body = written_by(|output| sse::run(app.frontend, session, events, output));
@@ -90,6 +94,7 @@ async fn unary(
     let request = ReadRequest::unary(query)?;
     // Protobuf carries bytes as they are, so that the format does not matter; a wrong one is an error even then.
     let format = headers::format(headers)?;
+    create(&app, basin, stream, Intent::Read, headers).await?;
     let batch = app.frontend.read(basin, stream, request).await?;
     match encoding {
         Encoding::Protobuf => Ok(reply::parts(media::PROTOBUF, frames::read_batch(batch))),

@@ -44,6 +44,8 @@ impl Events {
                 out.reserve(json_capacity(&batch));
                 sse::write_batch(&mut out, id, parts(&batch), batch.tail, self.format)?;
             }
+            // A comment: proxies see life, clients see nothing.
+            ReadEvent::KeepAlive => out.extend_from_slice(b":\n\n"),
             ReadEvent::Heartbeat { tail, now_ms } => {
                 sse::write_ping(
                     &mut out,

@@ -26,6 +26,7 @@ use tokio::time::timeout;
 pub use self::append::{AppendSession, PendingAck};
 pub use self::lifecycle::Lifecycle;
 pub use self::read::ReadSession;
+pub use self::resolve::Intent;
 use crate::channel::message::Refusal;
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;

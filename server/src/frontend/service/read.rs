@@ -59,7 +59,7 @@ impl Frontend {
                     // More that is there already, but nothing that has to be waited for.
                     session.follow = false;
                 }
-                ReadEvent::Heartbeat { .. } => {}
+                ReadEvent::Heartbeat { .. } | ReadEvent::KeepAlive => {}
             }
         }
         let next = all.last_seq_num + 1;
@@ -288,7 +288,6 @@ impl ReadSession {
                     }
                     if at_tail {
                         self.live = true;
-                        self.silent_since = Some(Instant::now());
                         return Ok(self.heartbeat());
                     }
                 }
@@ -395,11 +394,12 @@ impl ReadSession {
 
     fn heartbeat(&mut self) -> Option<ReadEvent> {
         self.schedule_heartbeat();
-        let tail = self.view?.tail;
-        Some(ReadEvent::Heartbeat {
-            tail,
-            now_ms: self.frontend.env.now_ms(),
-        })
+        let ReadView { tail, trim } = self.view?;
+        if self.wanted.seq_num.max(trim) < tail.seq_num {
+            return Some(ReadEvent::KeepAlive);
+        }
+        let now_ms = self.frontend.env.now_ms();
+        Some(ReadEvent::Heartbeat { tail, now_ms })
     }
 
     /// At random, so that the sessions of a node do not all speak at once.

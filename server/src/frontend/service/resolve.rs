@@ -15,7 +15,7 @@ use crate::error::ServiceError;
 
 /// What the request is about to do, and so which setting of the basin lets it create the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Intent {
+pub enum Intent {
     Append,
     Read,
 }
@@ -46,12 +46,37 @@ pub(super) struct Dormant {
 }
 
 impl Frontend {
+    /// Creates the stream with a configuration of the request's own, if it is missing and the basin lets such requests
+    /// create it. One that exists is left as it is.
+    pub async fn create_if_missing(
+        &self,
+        basin: &BasinName,
+        name: &StreamName,
+        intent: Intent,
+        config: StreamConfig,
+    ) -> Result<(), ServiceError> {
+        self.resolve_or_create(basin, name, intent, config)
+            .await
+            .map(|_resolved| ())
+    }
+
     /// Finds the stream; creates it where the basin says so. Concurrent first requests get one and the same stream.
     pub(super) async fn resolve(
         &self,
         basin_name: &BasinName,
         name: &StreamName,
         intent: Intent,
+    ) -> Result<Resolved, ServiceError> {
+        self.resolve_or_create(basin_name, name, intent, StreamConfig::default())
+            .await
+    }
+
+    async fn resolve_or_create(
+        &self,
+        basin_name: &BasinName,
+        name: &StreamName,
+        intent: Intent,
+        config: StreamConfig,
     ) -> Result<Resolved, ServiceError> {
         self.admit()?;
         let basin = self.basin(basin_name)?;
@@ -64,7 +89,6 @@ impl Frontend {
             Some(record) => record,
             None if !intent.may_create(&basin.config) => return Err(stream_not_found(name)),
             None => {
-                let config = StreamConfig::default();
                 self.provision_stream(basin_name, name.clone(), config, CreateMode::Auto)
                     .await?
                     .stream

@@ -104,6 +104,9 @@ impl RecordBatch {
 pub enum ReadEvent {
     /// At least one record.
     Batch(RecordBatch),
+    /// Nothing came for a while, and records are owed: whoever takes the tail for the place to go on from would miss
+    /// them, so it is not told.
+    KeepAlive,
     /// The reader stands at `tail`; nothing came for a while.
     Heartbeat { tail: StreamPosition, now_ms: u64 },
 }
