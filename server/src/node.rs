@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,7 +87,7 @@ pub struct Node {
 impl Node {
     /// Starts a node; it serves when this returns. What a former process acknowledged on the same data is there.
     pub async fn start(config: NodeConfig, env: Env) -> Result<Self, NodeError> {
-        let data_dir = DataDir::lock(&config.data_dir)?;
+        let data_dir = lock_patiently(&config.data_dir).await?;
         let metadata_dir = match config.store.starts_with("memory:") {
             true => data_dir.metadata_in_memory()?,
             false => data_dir.metadata(),
@@ -254,6 +255,21 @@ fn channel_failure(ended: Option<Result<(ChannelId, task::Ended), tokio::task::J
         Some(Ok((channel, task::Ended::Stopped))) => format!("channel {channel} has stopped"),
         Some(Err(panic)) => format!("a channel has failed: {panic}"),
         None => "no channel is left".into(),
+    }
+}
+
+/// A former process that was killed may take a moment to end; the lock is its until then.
+async fn lock_patiently(path: &Path) -> Result<DataDir, DataDirError> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    const PAUSE: Duration = Duration::from_millis(50);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match DataDir::lock(path) {
+            Err(DataDirError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
+        }
     }
 }
 
