@@ -233,7 +233,11 @@ mod tests {
             eprintln!("skipped: MILLRACE_TEST_S3_URL is not set");
             return;
         };
-        let zone = open_url(&url, &StoreEnvOptions::default()).expect("a good URL");
+        let options = StoreEnvOptions {
+            env: std::env::vars().collect(),
+            ..StoreEnvOptions::default()
+        };
+        let zone = open_url(&url, &options).expect("a good URL");
         crate::conformance::suite(zone).await;
     }
 }
