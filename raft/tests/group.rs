@@ -63,6 +63,7 @@ async fn a_refusal_is_an_answer() {
         Err(MetaError::Refused(refused)) => assert_eq!(refused.code(), ErrorCode::ResourceAlreadyExists),
         other => panic!("{other:?}"),
     }
+    meta.shutdown().await;
 }
 
 fn stream(name: &str, id: u128) -> CreateStream {
