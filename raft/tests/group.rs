@@ -63,7 +63,6 @@ async fn a_refusal_is_an_answer() {
         Err(MetaError::Refused(refused)) => assert_eq!(refused.code(), ErrorCode::ResourceAlreadyExists),
         other => panic!("{other:?}"),
     }
-    meta.shutdown().await;
 }
 
 fn stream(name: &str, id: u128) -> CreateStream {
@@ -125,6 +124,19 @@ async fn a_directory_in_use_is_refused_until_it_is_free() {
         .unwrap()
         .shutdown()
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_member_runs_on_when_its_last_handle_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    for cell_id in 1..=5 {
+        let meta = Meta::open(options(dir.path(), Blocking::Pool)).await.unwrap();
+        let _ = meta.propose(InitCell { cell_id }).await;
+        let other = meta.clone();
+        drop(meta);
+        assert_eq!(other.state().cell_id().unwrap(), Some(1));
+        drop(other);
+    }
 }
 
 /// Not a test of speed, but a way to see it: `cargo test -p millrace-raft --test group -- --ignored --nocapture`.

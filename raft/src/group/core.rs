@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -32,7 +33,7 @@ const LEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Core {
     raft: Raft,
     handle: Handle,
-    // Ends the runtime's thread when it is dropped.
+    /// Dropped before anything else of the member: nothing of it runs on when the last handle is gone.
     runtime: Mutex<Option<OwnRuntime>>,
 }
 
@@ -102,9 +103,8 @@ impl Core {
             Err(error) => tracing::warn!(%error, "the metadata group did not stop cleanly"),
         }
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(OwnRuntime { stop, ended, .. }) = runtime {
-            drop(stop);
-            let _ = ended.await;
+        if let Some(mut runtime) = runtime {
+            runtime.ended().await;
         }
     }
 }
@@ -181,10 +181,13 @@ fn failed(what: &str, error: impl std::fmt::Display) -> MetaError {
     MetaError::Closed(format!("{what}: {error}").into())
 }
 
-/// A runtime that lives on a thread, so that dropping it never blocks a task of another.
+/// A runtime that lives on a thread, so that stopping it never blocks a task of another.
+///
+/// Dropping it waits for the thread: a process that ended while RocksDB still closed on it would be aborted.
 struct OwnRuntime {
     handle: Handle,
-    stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
     /// Ready when every task is gone, and with them what they held.
     ended: oneshot::Receiver<()>,
 }
@@ -200,7 +203,7 @@ impl OwnRuntime {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let (end, ended) = oneshot::channel::<()>();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("raft-runtime".into())
             .spawn(move || {
                 // Ends when the sender is dropped.
@@ -209,6 +212,27 @@ impl OwnRuntime {
                 let _ = end.send(());
             })
             .map_err(|error| StoreError::io("start runtime", error))?;
-        Ok(Self { handle, stop, ended })
+        Ok(Self {
+            handle,
+            stop: Some(stop),
+            thread: Some(thread),
+            ended,
+        })
+    }
+
+    async fn ended(&mut self) {
+        self.stop = None;
+        let _ = (&mut self.ended).await;
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        self.stop = None;
+        let inside = Handle::try_current().is_ok_and(|current| current.id() == self.handle.id());
+        if let Some(thread) = self.thread.take().filter(|_| !inside) {
+            // Its only panic would be one of the runtime's own, and there is nobody left to tell.
+            let _ = thread.join();
+        }
     }
 }

@@ -33,7 +33,7 @@ use crate::types::Answer;
 type Reader = oneshot::Sender<Result<u64, MetaError>>;
 
 /// A node's handle on the metadata group. Clones share one member; it stops with [`Meta::shutdown`], or when the last
-/// clone is dropped.
+/// clone is dropped, which blocks until its threads are gone.
 #[derive(Clone)]
 pub struct Meta {
     shared: Arc<Shared>,
