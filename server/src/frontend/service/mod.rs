@@ -23,11 +23,12 @@ use millrace_raft::group::Meta;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-pub use self::append::{AppendSession, PendingAck};
+pub use self::append::{AppendSession, PendingAck, Writer};
 pub use self::lifecycle::Lifecycle;
 pub use self::read::ReadSession;
 pub use self::resolve::Intent;
 use crate::channel::message::Refusal;
+pub use crate::channel::writers::SESSION_WINDOW;
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
 use crate::env::Env;
@@ -143,6 +144,7 @@ fn refusal_error(refusal: Refusal) -> ServiceError {
     let code = match refusal {
         Refusal::FencingTokenMismatch { actual } => return ServiceError::FencingTokenMismatch { actual },
         Refusal::SeqNumMismatch { next } => return ServiceError::SeqNumMismatch { next },
+        Refusal::WriterUnknown => return ServiceError::WriterUnknown,
         Refusal::NotHere | Refusal::Stopped | Refusal::SessionEnded | Refusal::Metadata(_) => {
             ErrorCode::HotServer
         }
