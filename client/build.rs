@@ -20,7 +20,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tonic_prost_build::configure()
             .build_client(client)
             .build_server(!client)
-            .build_transport(false)
             .extern_path(".millrace.v1", "::millrace_api::grpc")
             .extern_path(".s2.v1", "::millrace_api::proto")
             .out_dir(out_dir)

@@ -1,6 +1,15 @@
 use super::*;
 
-const W: Writer = Writer { id: 7, opened_at: 3 };
+const W: Writer = writer(7);
+
+const fn writer(id: u64) -> Writer {
+    Writer {
+        id,
+        opened_at: 3,
+        stream_id: Bytes::new(),
+    }
+}
+
 
 fn outbox(pending: usize) -> Outbox<usize> {
     let mut outbox = Outbox::new();
@@ -92,7 +101,7 @@ fn a_break_with_nothing_unacknowledged_opens_a_new_writer() {
         records: 1,
         waiter: 9,
     });
-    outbox.opened(Writer { id: 8, opened_at: 1 }, 10).unwrap();
+    outbox.opened(writer(8), 10).unwrap();
     assert_eq!(send_all(&mut outbox), [(1, b'x')]);
 }
 
@@ -131,10 +140,10 @@ fn another_writer_than_the_one_asked_for_is_not_believed() {
     let mut outbox = opened(1, 3);
     send_all(&mut outbox);
     outbox.call_over(true);
-    assert!(outbox.opened(Writer { id: 8, opened_at: 3 }, 3).is_err());
+    assert!(outbox.opened(writer(8), 3).is_err());
     assert!(
         Outbox::<()>::new()
-            .opened(Writer { id: 0, opened_at: 0 }, 3)
+            .opened(writer(0), 3)
             .is_err()
     );
 }
@@ -245,7 +254,7 @@ mod model {
                 let writer = *call.get_or_insert_with(|| {
                     let writer = outbox.resumes().unwrap_or_else(|| {
                         server.writers += 1;
-                        Writer { id: server.writers, opened_at: 0 }
+                        writer(server.writers)
                     });
                     outbox.opened(writer.clone(), 4).unwrap();
                     writer.id
