@@ -152,6 +152,21 @@ impl Basin {
     ///
     /// Each page is as of its own time: what is created or deleted meanwhile may be among them or not. Ends after the
     /// first error. Cancel safe: a `next` that is dropped loses nothing.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc.rs"));
+    /// # #[tokio::main] async fn main() { with_node(|client, basin| async move {
+    /// # use millrace_client::*;
+    /// use futures::TryStreamExt;
+    ///
+    /// for name in ["logs/a", "logs/b", "other"] {
+    ///     basin.stream(name)?.create(StreamConfig::default()).await?;
+    /// }
+    /// let logs = basin.streams(ListOptions::default().prefix("logs/"));
+    /// let names: Vec<_> = logs.map_ok(|stream| stream.name).try_collect().await?;
+    /// assert_eq!(names, ["logs/a", "logs/b"]);
+    /// # drop((client, basin)); Ok(()) }).await }
+    /// ```
     pub fn streams(
         &self,
         options: ListOptions,

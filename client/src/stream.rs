@@ -164,6 +164,23 @@ impl Stream {
     /// An error whose [`may_have_happened`](Error::may_have_happened) is false promises that nothing was appended.
     /// Others are only followed by another try if [`AppendRetry::IfMatched`] says so and the batch has a
     /// `match_seq_num`. Cancel safety: a dropped call may have appended.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc.rs"));
+    /// # #[tokio::main] async fn main() { with_node(|client, basin| async move {
+    /// # use millrace_client::*;
+    /// # let stream = basin.stream("s")?;
+    /// let batch = Batch::new([Record::new("body").header("name", "value")])?;
+    /// let ack = stream.append(batch.match_seq_num(0)).await?;
+    /// assert_eq!(ack.end.seq_num, 1);
+    ///
+    /// // Somebody has been there already: nothing was appended.
+    /// let late = Batch::new(["late"])?.match_seq_num(0);
+    /// let error = stream.append(late).await.unwrap_err();
+    /// assert!(matches!(error, Error::SeqNumMismatch { next: 1 }));
+    /// assert!(!error.may_have_happened());
+    /// # drop((client, basin)); Ok(()) }).await }
+    /// ```
     pub async fn append(&self, batch: Batch) -> Result<AppendAck, Error> {
         let repeatable = batch.is_matched() && self.shared.policy.appends == AppendRetry::IfMatched;
         let safety = if repeatable {
@@ -190,6 +207,21 @@ impl Stream {
     /// lifts the fence. The fence is in force when this returns `Ok`.
     ///
     /// Changes nothing for appends that carry no token. Cancel safety and errors as for [`append`](Self::append).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc.rs"));
+    /// # #[tokio::main] async fn main() { with_node(|client, basin| async move {
+    /// # use millrace_client::*;
+    /// # let stream = basin.stream("s")?;
+    /// let mine = FencingToken::new("writer-2").unwrap();
+    /// stream.fence(&mine).await?;
+    /// stream.append(Batch::new(["x"])?.fencing_token(&mine)).await?;
+    ///
+    /// let old = FencingToken::new("writer-1").unwrap();
+    /// let error = stream.append(Batch::new(["y"])?.fencing_token(&old)).await.unwrap_err();
+    /// assert!(matches!(error, Error::FencingTokenMismatch { .. }));
+    /// # drop((client, basin)); Ok(()) }).await }
+    /// ```
     pub async fn fence(&self, token: &FencingToken) -> Result<AppendAck, Error> {
         self.append(fence_batch(token)?).await
     }

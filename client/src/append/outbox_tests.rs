@@ -10,7 +10,6 @@ const fn writer(id: u64) -> Writer {
     }
 }
 
-
 fn outbox(pending: usize) -> Outbox<usize> {
     let mut outbox = Outbox::new();
     for waiter in 0..pending {
@@ -141,11 +140,7 @@ fn another_writer_than_the_one_asked_for_is_not_believed() {
     send_all(&mut outbox);
     outbox.call_over(true);
     assert!(outbox.opened(writer(8), 3).is_err());
-    assert!(
-        Outbox::<()>::new()
-            .opened(writer(0), 3)
-            .is_err()
-    );
+    assert!(Outbox::<()>::new().opened(writer(0), 3).is_err());
 }
 
 #[test]

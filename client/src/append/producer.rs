@@ -82,6 +82,18 @@ impl Future for RecordTicket {
 /// the server does: [`produce`](Self::produce) waits for a permit, which is given back with the ack.
 ///
 /// Dropping the producer does not undo: what was produced is still sent, and its tickets resolve.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc.rs"));
+/// # #[tokio::main] async fn main() { with_node(|client, basin| async move {
+/// # use millrace_client::*;
+/// # let stream = basin.stream("s")?;
+/// let producer = stream.producer(ProducerOptions::default())?;
+/// let ticket = producer.produce("a record").await?;
+/// producer.flush().await?;
+/// assert_eq!(ticket.await?.seq_num, 0);
+/// # drop((client, basin)); Ok(()) }).await }
+/// ```
 #[derive(Debug)]
 pub struct Producer {
     /// Bounded by the permits that every record holds, and by one flush of each caller.

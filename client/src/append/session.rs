@@ -63,6 +63,20 @@ impl Default for AppendSessionOptions {
 ///
 /// Memory is bounded by the options, whatever the server does: [`submit`](Self::submit) waits for a permit, which is
 /// given back with the ack.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc.rs"));
+/// # #[tokio::main] async fn main() { with_node(|client, basin| async move {
+/// # use millrace_client::*;
+/// # let stream = basin.stream("s")?;
+/// let session = stream.append_session(AppendSessionOptions::default())?;
+/// let first = session.submit(Batch::new(["a", "b"])?).await?;
+/// let second = session.submit(Batch::new(["c"])?).await?;
+/// session.close().await?;
+/// assert_eq!(first.await?.start.seq_num, 0);
+/// assert_eq!(second.await?.start.seq_num, 2);
+/// # drop((client, basin)); Ok(()) }).await }
+/// ```
 #[derive(Debug)]
 pub struct AppendSession {
     inbox: Mutex<Inbox>,

@@ -52,6 +52,24 @@ const SILENCE_MAX: Duration = Duration::from_secs(3 * HEARTBEAT_MAX.as_secs());
 ///
 /// Nothing is read ahead but what flow control lets the server send: the stream window, and the batch in hand. A
 /// reader that stops taking stops the server. Cancel safe: a `next` that is dropped loses nothing.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc.rs"));
+/// # #[tokio::main] async fn main() { with_node(|client, basin| async move {
+/// # use millrace_client::*;
+/// use futures::StreamExt;
+/// # let stream = basin.stream("s")?;
+///
+/// stream.append(Batch::new(["a", "b"])?).await?;
+/// let mut session = stream.read_session(ReadOptions::from_seq_num(0));
+/// let mut records = Vec::new();
+/// while !session.caught_up() {
+///     let Some(batch) = session.next().await else { break };
+///     records.extend(batch?);
+/// }
+/// assert_eq!(records.len(), 2);
+/// # drop((client, basin)); Ok(()) }).await }
+/// ```
 pub struct ReadSession {
     batches: BoxStream<'static, Result<ReadBatch, Error>>,
     place: Arc<Mutex<Reached>>,
