@@ -1,4 +1,4 @@
-//! Append a batch and read it back: `cargo run --example append_and_read -- http://localhost:4466`
+//! Append a batch and read it back: `cargo run --example append_and_read -- http://localhost:8080`
 
 use futures::StreamExt;
 use millrace_client::{Batch, Client, ReadOptions, Record};

@@ -1,4 +1,4 @@
-//! Follow a stream and print what is appended from now on: `cargo run --example tail -- http://localhost:4466`
+//! Follow a stream and print what is appended from now on: `cargo run --example tail -- http://localhost:8080`
 
 use futures::StreamExt;
 use millrace_client::{Client, ReadOptions};

@@ -5,7 +5,7 @@
 //! use futures::StreamExt;
 //! use millrace_client::{Batch, Client, ReadOptions, StreamConfig};
 //!
-//! let client = Client::builder().endpoints(["http://localhost:4466"]).build()?;
+//! let client = Client::builder().endpoints(["http://localhost:8080"]).build()?;
 //! let stream = client.basin("my-basin")?.stream("orders/eu")?;
 //! stream.ensure(StreamConfig::default()).await?;
 //!

@@ -6,7 +6,7 @@ use millrace_client::{BasinConfig, Client, Error, Stream, StreamConfig};
 pub fn endpoints() -> Vec<String> {
     let given: Vec<_> = std::env::args().skip(1).collect();
     match given.is_empty() {
-        true => vec!["http://localhost:4466".to_owned()],
+        true => vec!["http://localhost:8080".to_owned()],
         false => given,
     }
 }

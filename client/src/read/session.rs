@@ -45,8 +45,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(3 * HEARTBEAT_MAX.as_secs());
 /// # How it ends
 ///
 /// With `None` at a limit, or after the wait; with an error if the read was refused, or when nothing came for as long
-/// as the policy's [`patience`](crate::RetryPolicy::patience), and then with `None`. Errors never may have happened:
-/// reading changes nothing.
+/// as the policy's [`patience`](crate::RetryPolicy::patience), and then with `None`. Whether it may have happened
+/// is no question here: reading changes nothing.
 ///
 /// # Bounds
 ///

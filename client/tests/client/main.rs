@@ -8,3 +8,4 @@ mod bounds;
 mod endpoints;
 mod node;
 mod read;
+mod tls;

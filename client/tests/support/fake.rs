@@ -16,8 +16,8 @@ use millrace_api::grpc::*;
 use millrace_api::proto;
 use prost::Message;
 use tokio::sync::mpsc;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 #[allow(clippy::all)]
@@ -84,10 +84,19 @@ pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Fake {
     pub async fn start() -> Arc<Self> {
+        Self::start_on(Server::builder(), "http://127.0.0.1")
+    }
+
+    pub async fn start_with_tls(certificate_pem: &str, key_pem: &str) -> Arc<Self> {
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate_pem, key_pem));
+        Self::start_on(Server::builder().tls_config(tls).unwrap(), "https://localhost")
+    }
+
+    fn start_on(mut server: Server, host: &str) -> Arc<Self> {
         let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into())
             .unwrap()
             .with_nodelay(Some(true));
-        let url = format!("http://{}", incoming.local_addr().unwrap());
+        let url = format!("{host}:{}", incoming.local_addr().unwrap().port());
         let state = State {
             window: 64,
             ..State::default()
@@ -99,11 +108,7 @@ impl Fake {
             url,
         });
         let service = StreamServiceServer::new(Handler(fake.clone()));
-        tokio::spawn(
-            Server::builder()
-                .add_service(service)
-                .serve_with_incoming(incoming),
-        );
+        tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
         fake
     }
 
