@@ -9,3 +9,5 @@ mod endpoints;
 mod node;
 mod read;
 mod tls;
+#[cfg(feature = "trace-context")]
+mod trace;

@@ -70,6 +70,8 @@ pub struct State {
     writers: HashMap<u64, Vec<(u64, usize)>>,
     writers_opened: u64,
     pub resumes: u64,
+    /// Of the last check of the tail.
+    pub traceparent: Option<String>,
 }
 
 pub struct Fake {
@@ -421,7 +423,12 @@ impl StreamService for Handler {
         Ok(response)
     }
 
-    async fn check_tail(&self, _: Request<CheckTailRequest>) -> Result<Response<CheckTailResponse>, Status> {
+    async fn check_tail(
+        &self,
+        request: Request<CheckTailRequest>,
+    ) -> Result<Response<CheckTailResponse>, Status> {
+        let traceparent = request.metadata().get("traceparent");
+        self.0.state().traceparent = traceparent.map(|value| value.to_str().unwrap().to_owned());
         let tail = self.0.state().log.len() as u64;
         self.0.called(CheckTailResponse {
             tail: Some(position(tail)),
