@@ -133,7 +133,7 @@ async fn what_no_service_has_is_not_implemented() {
     let refused = call(&api, "/millrace.v1.StreamService/Nothing", Bytes::new()).await;
     expect_code(refused, Code::Unimplemented, "not_implemented");
     let refused = call(&api, "/millrace.v1.NoService/Nothing", Bytes::new()).await;
-    assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
+    expect_code(refused, Code::Unimplemented, "not_implemented");
 }
 
 /// Messages as bytes.
