@@ -117,7 +117,7 @@ impl Both {
 
     /// The encoded records, as each kind of read gives them; in order gRPC, gRPC session, HTTP, S2S.
     async fn read(&mut self) -> [Bytes; 4] {
-        let mut whole = self.api.from_start(&self.stream);
+        let mut whole = self.api.whole(&self.stream);
         whole.count = Some(1000);
         let unary = self.api.records.read(whole.clone()).await.unwrap();
         let unary = without_tail(unary.into_inner().into_batch_bytes());

@@ -15,7 +15,7 @@ async fn a_stopping_node_acks_what_it_took_and_says_so() {
     let mut node = TestNode::start(|settings| settings.stop_timeout = Some(Duration::from_secs(300)));
     let mut api = Api::on(node.addr).await;
     let stream = api.stream().await;
-    let mut reads = api.read_session(api.from_start(&stream)).await.unwrap();
+    let mut reads = api.read_session(api.whole(&stream)).await.unwrap();
     reads.next().await.unwrap().expect("a heartbeat");
     let mut session = api.append_session(&stream, None).await.unwrap();
     session.submit(1, &input(&["accepted"])).await;

@@ -146,7 +146,7 @@ async fn grpc_works_over_tls() {
     let mut api = Api::over(node.addr, channel).await;
     let stream = api.stream().await;
     api.append(&stream, &input(&["x"])).await.unwrap();
-    let mut session = api.read_session(api.from_start(&stream)).await.unwrap();
+    let mut session = api.read_session(api.whole(&stream)).await.unwrap();
     assert_eq!(texts(&session.records().await), ["x"]);
 }
 

@@ -14,7 +14,7 @@ async fn a_session_follows_the_stream_from_any_start() {
     let mut api = Api::new().await;
     let stream = api.stream().await;
     api.append(&stream, &input(&["0", "1", "2"])).await.unwrap();
-    let whole = api.from_start(&stream);
+    let whole = api.whole(&stream);
     let starts = [
         (whole.start, &["0", "1", "2"][..]),
         (Some(Start::SeqNum(2)), &["2"]),
@@ -54,7 +54,7 @@ async fn a_session_ends_at_its_limits() {
     let mut api = Api::new().await;
     let stream = api.stream().await;
     api.append(&stream, &input(&["0", "1", "2", "3"])).await.unwrap();
-    let whole = api.from_start(&stream);
+    let whole = api.whole(&stream);
     let limited = [
         (
             ReadRequest {
@@ -109,7 +109,7 @@ async fn a_read_past_the_tail_is_told_where_that_is() {
     let ack = api.append(&stream, &input(&["0"])).await.unwrap();
     let past = ReadRequest {
         start: Some(Start::SeqNum(5)),
-        ..api.from_start(&stream)
+        ..api.whole(&stream)
     };
     let tail = Reason::ReadPastTail(ack.tail.unwrap());
     let refused = api.read(past.clone()).await;
@@ -129,7 +129,7 @@ async fn a_read_that_makes_no_sense_is_refused() {
     let nonsense = ReadRequest {
         start: Some(Start::Timestamp(5)),
         until: Some(5),
-        ..api.from_start(&stream)
+        ..api.whole(&stream)
     };
     expect_code(api.read(nonsense.clone()).await, Code::InvalidArgument, "invalid");
     let refused = api.read_session(nonsense).await.map(drop);
@@ -152,9 +152,9 @@ async fn batches_of_a_long_stream_are_bounded_and_complete() {
     for _ in 0..8 {
         api.append(&stream, &ten).await.unwrap();
     }
-    let unary = api.read(api.from_start(&stream)).await.unwrap();
+    let unary = api.read(api.whole(&stream)).await.unwrap();
     assert_eq!(unary.records.len(), 10, "1 MiB holds no more");
-    let mut session = api.read_session(api.from_start(&stream)).await.unwrap();
+    let mut session = api.read_session(api.whole(&stream)).await.unwrap();
     let mut next = 0;
     while next < 80 {
         let records = session.records().await;
@@ -172,7 +172,7 @@ async fn a_unary_read_waits_for_a_record_if_asked_to() {
     let stream = api.stream().await;
     let request = ReadRequest {
         wait_ms: Some(20_000),
-        ..api.from_start(&stream)
+        ..api.whole(&stream)
     };
     let mut reader = api.clone();
     let reading = tokio::spawn(async move { reader.read(request).await });

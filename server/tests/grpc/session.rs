@@ -89,7 +89,7 @@ async fn a_writer_goes_on_after_a_break_and_nothing_is_applied_twice() {
     for number in 2..=7 {
         assert_eq!(session.ack().await.0, number);
     }
-    let batch = api.read(api.from_start(&stream)).await.unwrap();
+    let batch = api.read(api.whole(&stream)).await.unwrap();
     assert_eq!(texts(&batch.records), ["1", "2", "3", "4", "5", "6", "7"]);
 }
 
@@ -187,7 +187,7 @@ async fn inputs_that_are_none_end_the_session_after_earlier_acks() {
             (1, code)
         );
     }
-    let batch = api.read(api.from_start(&stream)).await.unwrap();
+    let batch = api.read(api.whole(&stream)).await.unwrap();
     assert_eq!(texts(&batch.records), ["good"; 3]);
 }
 

@@ -15,7 +15,7 @@ async fn an_append_is_durable_and_read_back() {
     let ack = api.append(&stream, &input(&["a", "b"])).await.unwrap();
     assert_eq!(ack.start.unwrap().seq_num, 0);
     assert_eq!((ack.end.unwrap().seq_num, ack.tail.unwrap().seq_num), (2, 2));
-    let batch = api.read(api.from_start(&stream)).await.unwrap();
+    let batch = api.read(api.whole(&stream)).await.unwrap();
     assert_eq!(texts(&batch.records), ["a", "b"]);
     assert_eq!(batch.tail, ack.tail);
     assert_eq!(Some(api.tail(&stream).await.unwrap()), ack.tail);

@@ -121,7 +121,7 @@ impl Api {
     }
 
     /// From the first record on, without limits.
-    pub fn from_start(&self, stream: &str) -> ReadRequest {
+    pub fn whole(&self, stream: &str) -> ReadRequest {
         ReadRequest {
             basin: self.basin.clone(),
             stream: stream.to_owned(),

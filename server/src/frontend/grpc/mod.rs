@@ -14,6 +14,7 @@ mod basin;
 mod codec;
 mod error;
 mod health;
+mod intake;
 mod names;
 mod output;
 mod read_session;
@@ -23,9 +24,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{Request, StatusCode, Version};
-use axum::middleware::{Next, from_fn};
+use axum::extract::State;
+use axum::http::{HeaderMap, Request, StatusCode, Version, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use millrace_api::error::ErrorCode;
 use millrace_api::grpc::FILE_DESCRIPTOR_SET;
 use millrace_api::limits::GRPC_APPEND_LEN_MAX;
 use tonic::body::Body;
@@ -37,6 +40,8 @@ use tower::Service;
 use self::generated::account_service_server::AccountServiceServer;
 use self::generated::basin_service_server::BasinServiceServer;
 use self::generated::stream_service_server::StreamServiceServer;
+use self::intake::Intake;
+use crate::error::ServiceError;
 use crate::frontend::service::Frontend;
 
 /// A message without records: names, a configuration, a token, or a request of health or reflection.
@@ -64,6 +69,7 @@ pub fn router(frontend: Arc<Frontend>) -> Router {
     let others = route(others, reflection.max_decoding_message_size(SMALL_LEN_MAX));
     ours.layer(from_fn(with_detail))
         .merge(others)
+        .layer(from_fn_with_state(Intake::default(), with_bounds))
         .layer(from_fn(over_http_2))
 }
 
@@ -91,6 +97,22 @@ where
 /// A failure that was found before the service was called gets its detail here.
 async fn with_detail(request: axum::extract::Request, next: Next) -> Response {
     error::completed(next.run(request).await)
+}
+
+/// Whether a request was made by a gRPC client.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// What such a client is told about a path that is none of ours.
+pub fn unknown_service() -> Response {
+    let unknown = ServiceError::new(ErrorCode::NotImplemented, "there is no such service here");
+    error::status(&unknown).into_http::<Body>().into_response()
+}
+
+async fn with_bounds(State(intake): State<Intake>, request: axum::extract::Request, next: Next) -> Response {
+    next.run(request.map(|body| intake.bounded(body))).await
 }
 
 /// HTTP/1.1 clients ask for no trailers, and a status in trailers that nobody gets is taken for success.
