@@ -16,7 +16,8 @@ const LATENESS_SHARE: f64 = 0.2;
 /// What is known about one round.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Evidence {
-    pub null_sink: bool,
+    /// CPU seconds per second of the null sink, if that was the endpoint.
+    pub sink_cores: Option<f64>,
     pub cores_available: f64,
     /// CPU seconds per second of the bench.
     pub client_cores: f64,
@@ -47,8 +48,11 @@ impl Evidence {
     /// The first rule that applies, in the order in which `docs/benchmarks.md` lists them.
     pub fn limit(&self) -> Limit {
         let cores = self.cores_available;
-        if self.null_sink {
-            return Limit::Client("the null sink does nothing but answer".into());
+        if let Some(sink) = self.sink_cores {
+            return Limit::Client(format!(
+                "against the null sink it used {:.2} and the sink {sink:.2} of {cores} cores",
+                self.client_cores
+            ));
         }
         if let Some(ceiling) = self.ceiling_mib_s
             && self.total_mib_s >= CEILING_SHARE * ceiling
@@ -67,7 +71,7 @@ impl Evidence {
             && self.lateness_p99_ms >= LATENESS_SHARE * self.acked_p99_ms
         {
             return Limit::Client(format!(
-                "of its own doing it sent 1 % of the batches {:.1} ms late or more",
+                "it sent 1 % of the batches {:.1} ms late or more, though nothing held them back",
                 self.lateness_p99_ms
             ));
         }
@@ -125,7 +129,7 @@ mod tests {
     #[test]
     fn each_sign_of_an_exhausted_client_is_enough() {
         assert!(client(Evidence {
-            null_sink: true,
+            sink_cores: Some(0.1),
             ..idle()
         }));
         assert!(client(Evidence {

@@ -132,7 +132,7 @@ mod tests {
             start: 1_000_000,
             end: 2_000_000,
         });
-        let mut completed = |now, intended| {
+        let completed = |now, intended| {
             let mut count = meter.count(now as usize);
             count.batch(now, 2, 10);
             count.latency(now, intended, 2);

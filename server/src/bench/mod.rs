@@ -49,33 +49,43 @@ use self::sink::NullSink;
 const FORMAT: u32 = 1;
 
 /// Runs the plan and prints what it found. `Err` if an endpoint failed or is not to be believed; what the rounds
-/// before found is then lost, for it would not be comparable.
+/// before that found is printed all the same.
 pub async fn run(plan: Plan) -> Result<()> {
     let progress = Progress::stderr();
-    let report = measure(&plan, &progress).await;
+    let measured = measure(&plan, &progress).await;
     progress.clear();
-    let report = report?;
-    let table = report::render(&report);
+    let (report, done) = measured?;
+    let rounds = report.endpoints.iter().map(|endpoint| endpoint.rounds.len());
+    if rounds.sum::<usize>() > 0 {
+        publish(&plan, &report)?;
+    }
+    done
+}
+
+fn publish(plan: &Plan, report: &Report) -> Result<()> {
+    let table = report::render(report);
     match plan.output.json_on_stdout() {
         true => eprint!("{table}"),
         false => print!("{table}"),
     }
     if let Some(path) = &plan.output.json {
-        write_json(&report, path)?;
+        write_json(report, path)?;
     }
     if let Some(path) = &plan.output.plot {
-        let svg = plot::draw(&report)?;
+        let svg = plot::draw(report)?;
         std::fs::write(path, svg).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
 }
 
-/// All rounds on all endpoints, in turns.
+/// Runs the plan and prints nothing. `Err` if any round failed.
 pub async fn measure_quietly(plan: &Plan) -> Result<Report> {
-    measure(plan, &Progress::silent()).await
+    let (report, done) = measure(plan, &Progress::silent()).await?;
+    done.map(|()| report)
 }
 
-async fn measure(plan: &Plan, progress: &Progress) -> Result<Report> {
+/// All rounds on all endpoints, in turns, up to the first that fails.
+async fn measure(plan: &Plan, progress: &Progress) -> Result<(Report, Result<()>)> {
     let clock = Clock::start();
     // Held until the end: it serves as long as it lives.
     let (targets, sink) = match &plan.targets[..] {
@@ -86,7 +96,8 @@ async fn measure(plan: &Plan, progress: &Progress) -> Result<Report> {
         targets => (targets.to_vec(), None),
     };
     let mut endpoints: Vec<EndpointReport> = targets.iter().map(EndpointReport::of).collect();
-    for number in 0..plan.rounds {
+    let mut done = Ok(());
+    'rounds: for number in 0..plan.rounds {
         for turn in versus::turns(number, targets.len()) {
             let round = Round {
                 plan,
@@ -96,21 +107,28 @@ async fn measure(plan: &Plan, progress: &Progress) -> Result<Report> {
                 clock,
                 progress,
             };
-            endpoints[turn].rounds.push(round.run().await?);
+            match round.run().await {
+                Ok(report) => endpoints[turn].rounds.push(report),
+                Err(error) => {
+                    done = Err(error.context(format!("{} round {}", targets[turn].label, number + 1)));
+                    break 'rounds;
+                }
+            }
         }
     }
     let ratios = match &endpoints[..] {
         [a, b] => versus::compare(a, b),
         _ => Vec::new(),
     };
-    Ok(Report {
+    let report = Report {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION"),
         settings: settings(plan),
         machine: Machine::here(),
         ratios,
         endpoints,
-    })
+    };
+    Ok((report, done))
 }
 
 impl EndpointReport {

@@ -27,10 +27,17 @@ impl Progress {
         self.write(&format!("{REWRITE}{text}"));
     }
 
-    pub fn interval(&self, who: &str, duration_s: f64, interval: &Interval) {
+    /// `duration_s` is how long it takes in all, if that is known.
+    pub fn interval(&self, who: &str, duration_s: Option<f64>, interval: &Interval) {
         if self.live {
             self.say(&format!("{who}  {}", line(duration_s, interval)));
         }
+    }
+
+    /// What a person should know whether or not anybody watches.
+    pub fn warn(&self, text: &str) {
+        self.clear();
+        eprintln!("millrace: {text}");
     }
 
     /// Leaves an empty line to whoever prints next.
@@ -47,8 +54,11 @@ impl Progress {
     }
 }
 
-fn line(duration_s: f64, interval: &Interval) -> String {
-    let mut line = format!("{:>4.0}/{duration_s:.0} s", interval.at_s);
+fn line(duration_s: Option<f64>, interval: &Interval) -> String {
+    let mut line = match duration_s {
+        Some(duration_s) => format!("{:>4.0}/{duration_s:.0} s", interval.at_s),
+        None => format!("{:>4.0} s", interval.at_s),
+    };
     for (name, mib_s, latency) in [
         ("append", interval.append_mib_s, Some(&interval.append_latency)),
         ("tail", interval.tail_mib_s, Some(&interval.tail_latency)),
@@ -76,7 +86,7 @@ mod tests {
     fn the_line_names_what_happens_and_nothing_else() {
         let interval = samples::round(1, 12.5).intervals[1];
         assert_eq!(
-            line(3.0, &interval),
+            line(Some(3.0), &interval),
             "   2/3 s  append 12.5 MiB/s (p50 1.00 p99 3.00 ms)"
         );
     }

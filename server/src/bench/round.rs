@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::batch::BatchTemplate;
 use super::clock::{Clock, Nanos, Window, nanos};
@@ -35,7 +35,8 @@ pub struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// What was made is deleted also where the round fails or is interrupted.
+    /// What was made is deleted also where the round fails or is interrupted. If that fails, a warning says so, and
+    /// the result stands.
     pub async fn run(&self) -> Result<RoundReport> {
         let (plan, label) = (self.plan, self.target.label);
         let driver = S2sDriver::connect(
@@ -53,12 +54,12 @@ impl Round<'_> {
                 Err(error) => Err(error.into()),
             },
         };
-        let removed = match plan.names.keep {
-            true => Ok(()),
-            false => site.remove().await,
-        };
-        let report = outcome?;
-        removed.map(|()| report)
+        if !plan.names.keep
+            && let Err(error) = site.remove().await
+        {
+            self.progress.warn(&format!("not deleted: {error:#}"));
+        }
+        outcome
     }
 
     async fn work(&self, site: &mut Site, driver: Arc<dyn Driver>) -> Result<RoundReport> {
@@ -171,12 +172,12 @@ impl Round<'_> {
         let mut observer = Observer::new(self.clock, load.window);
         let mut ticks = tokio::time::interval_at(self.clock.instant(load.window.start), self.plan.interval);
         let who = format!("{} round {}", self.target.label, self.number);
-        let duration_s = self.plan.duration.as_secs_f64();
+        let duration_s = (load.window.end != OPEN_END).then(|| self.plan.duration.as_secs_f64());
         loop {
             tokio::select! {
                 joined = crew.join_next() => match joined {
                     None => return Ok(observer.finish(&load.meters)),
-                    Some(done) => done.with_context(|| who.clone())?,
+                    Some(done) => done?,
                 },
                 _ = ticks.tick() => if let Some(interval) = observer.tick(&load.meters) {
                     self.progress.interval(&who, duration_s, interval);
@@ -225,7 +226,7 @@ impl Round<'_> {
 
     fn evidence(&self, report: &RoundReport, used: &Used, lateness_p99_ms: f64) -> Evidence {
         Evidence {
-            null_sink: self.null_sink,
+            sink_cores: self.null_sink.then_some(used.sink_cores),
             cores_available: std::thread::available_parallelism().map_or(1, usize::from) as f64,
             client_cores: used.client.cores,
             busiest_thread: used.busiest_thread,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::driver::{Driver, StreamRef};
+use super::driver::{DriveError, Driver, StreamRef};
 use super::plan::Plan;
 
 /// Calls that make or delete streams at once.
@@ -77,23 +77,16 @@ impl Site {
             created.with_context(|| format!("create basin {}", self.basin))?;
         }
         self.made_streams = true;
-        let driver = &self.driver;
-        stream::iter(&self.streams)
-            .map(|stream| async move {
-                let created = driver.create_stream(stream, plan.storage_class).await;
-                created.with_context(|| format!("create stream {}", stream.stream))
-            })
-            .buffer_unordered(CONTROL_CALLS_MAX)
-            .try_collect::<()>()
-            .await
+        let class = plan.storage_class;
+        self.each_stream(move |driver, stream| async move {
+            let created = driver.create_stream(&stream, class).await;
+            created.with_context(|| format!("create stream {}", stream.stream))
+        })
+        .await
     }
 
     /// Deletes what was made, as far as it came to be.
     pub async fn remove(&self) -> Result<()> {
-        let gone = |result: Result<(), super::driver::DriveError>| match result {
-            Err(error) if error.is_not_found() => Ok(()),
-            other => other,
-        };
         if self.made_basin {
             let deleted = gone(self.driver.delete_basin(&self.basin).await);
             return deleted.with_context(|| format!("delete basin {}", self.basin));
@@ -101,13 +94,30 @@ impl Site {
         if !self.made_streams {
             return Ok(());
         }
-        stream::iter(&self.streams)
-            .map(|stream| async move {
-                let deleted = gone(self.driver.delete_stream(stream).await);
-                deleted.with_context(|| format!("delete stream {}", stream.stream))
-            })
+        self.each_stream(|driver, stream| async move {
+            let deleted = gone(driver.delete_stream(&stream).await);
+            deleted.with_context(|| format!("delete stream {}", stream.stream))
+        })
+        .await
+    }
+
+    /// Some at once; stops at the first failure.
+    async fn each_stream<F>(&self, call: impl Fn(Arc<dyn Driver>, StreamRef) -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>>,
+    {
+        stream::iter(self.streams.clone())
+            .map(|stream| call(self.driver.clone(), stream))
             .buffer_unordered(CONTROL_CALLS_MAX)
             .try_collect::<()>()
             .await
+    }
+}
+
+/// What does not exist needs no deleting.
+fn gone(deleted: Result<(), DriveError>) -> Result<(), DriveError> {
+    match deleted {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
     }
 }

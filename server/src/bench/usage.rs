@@ -52,6 +52,8 @@ pub struct Used {
     /// Share of the time that the client's busiest thread was running.
     pub busiest_thread: f64,
     pub server: Option<Usage>,
+    /// CPU seconds per second of the null sink; zero without one.
+    pub sink_cores: f64,
 }
 
 impl Stopwatch {
@@ -96,6 +98,7 @@ impl Stopwatch {
             busiest_thread: per_second(busiest.fold(0.0, f64::max), seconds),
             client: usage(&Process::own(), (now.cpu - self.client.cpu - sink).max(0.0))?,
             server,
+            sink_cores: per_second(sink, seconds),
         })
     }
 }

@@ -92,7 +92,7 @@ fn notes(endpoint: &EndpointReport, out: &mut String) -> std::fmt::Result {
         }
         writeln!(
             out,
-            "{who}: {} ({:.0} MiB/s in all, client {:.2} cores, {:.0} MiB peak)",
+            "{who}: {} ({:.1} MiB/s in all, client {:.2} cores, {:.0} MiB peak)",
             round.limit,
             round.total_mib_s(),
             round.client.cores,

@@ -133,6 +133,8 @@ impl Sender<'_> {
         let (schedule, pacer) = self.load.open_loop.as_ref().expect("asked by the caller");
         let give_up = schedule.end().saturating_add(nanos(LATE_GRACE));
         let mut n = 0;
+        // Since when this writer could have sent the next batch.
+        let mut free_since = self.load.clock.now();
         while let Some(due) = schedule.due(self.stream, n) {
             pacer.due(self.stream, n).await;
             let pending = self.pending.clone();
@@ -140,7 +142,7 @@ impl Sender<'_> {
                 Ok(place) => {
                     let now = self.load.clock.now();
                     let mut lateness = self.load.meters.lateness.count(self.stream);
-                    lateness.latency(now, due, 1);
+                    lateness.latency(now, due.max(free_since), 1);
                     Some(place)
                 }
                 Err(TrySendError::Closed(())) => return Ok(()),
@@ -169,7 +171,8 @@ impl Sender<'_> {
             });
             inputs.send(&batch).await?;
             n += 1;
-            if self.load.clock.now() >= give_up {
+            free_since = self.load.clock.now();
+            if free_since >= give_up {
                 self.count_unsent(n);
                 return Ok(());
             }
