@@ -172,7 +172,7 @@ impl Round<'_> {
         let mut observer = Observer::new(self.clock, load.window);
         let mut ticks = tokio::time::interval_at(self.clock.instant(load.window.start), self.plan.interval);
         let who = format!("{} round {}", self.target.label, self.number);
-        let duration_s = (load.window.end != OPEN_END).then(|| self.plan.duration.as_secs_f64());
+        let duration_s = (load.window.end != OPEN_END).then_some(self.plan.duration.as_secs_f64());
         loop {
             tokio::select! {
                 joined = crew.join_next() => match joined {
