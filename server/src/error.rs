@@ -21,6 +21,12 @@ pub enum ServiceError {
     /// 412. Judged against durable state; nothing was applied.
     #[error("the next sequence number is {next}")]
     SeqNumMismatch { next: SeqNum },
+    /// 500, code `other`. The session's writer is not known any more: inputs without an acknowledgement may have been
+    /// applied.
+    #[error(
+        "the session's writer is not known any more; inputs without an acknowledgement may have been applied"
+    )]
+    WriterUnknown,
     /// 416. The read starts at or beyond the tail and may not wait there.
     #[error("the stream ends at {}", tail.seq_num)]
     ReadPastTail { tail: StreamPosition },
@@ -46,10 +52,16 @@ impl ServiceError {
         )
     }
 
+    /// What a session, or a request that came too late, is told when the node is about to stop.
+    pub fn draining() -> Self {
+        Self::new(ErrorCode::ServerDraining, "this node is stopping")
+    }
+
     /// HTTP status of the answer.
     pub fn status(&self) -> u16 {
         match self {
             Self::Code { code, .. } => code.status(),
+            Self::WriterUnknown => ErrorCode::Other.status(),
             Self::FencingTokenMismatch { .. } | Self::SeqNumMismatch { .. } => 412,
             Self::ReadPastTail { .. } => 416,
         }

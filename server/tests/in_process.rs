@@ -8,3 +8,5 @@ mod deletion;
 mod fixture;
 #[path = "in_process/live_read.rs"]
 mod live_read;
+#[path = "in_process/writers.rs"]
+mod writers;

@@ -1,5 +1,7 @@
 //! Where a read is sent when a stream's chunks lie far apart.
 
+use millrace_api::position::SeqNum;
+
 use super::*;
 
 const OTHER: StreamId = StreamId(8);
@@ -19,6 +21,7 @@ fn forgetful() -> Channel {
         token: FencingToken::default(),
         token_seq_num: None,
         trim: 0,
+        forgotten: 0,
     };
     channel.state.open(OTHER, start, channel.now);
     channel
@@ -39,7 +42,7 @@ impl Channel {
         let request = Append {
             stream,
             batch: AppendBatch::from_proto(input).unwrap(),
-            session: None,
+            source: Source::Unary,
             permit: self.room.clone().try_acquire_owned().unwrap(),
             reply,
         };

@@ -5,7 +5,7 @@ use millrace_api::id::{ChannelId, StreamId};
 use millrace_api::position::StreamPosition;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::message::{Append, Read, ReadReply, Refusal, Request, Seek, SessionGate};
+use super::message::{Append, Read, ReadReply, Refusal, Request, Seek, Source};
 use crate::frontend::service::types::AppendAck;
 
 /// Requests that may wait for the channel's task before senders wait too. What they hold is bounded by permits.
@@ -45,14 +45,14 @@ impl ChannelHandle {
         &self,
         stream: StreamId,
         batch: AppendBatch,
-        session: Option<SessionGate>,
+        source: Source,
         permit: OwnedSemaphorePermit,
     ) -> Pending<AppendAck> {
         let (reply, pending) = oneshot::channel();
         self.send(Request::Append(Append {
             stream,
             batch,
-            session,
+            source,
             permit,
             reply,
         }))

@@ -11,6 +11,7 @@ use millrace_wal::Frame;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::log::{ChunkLog, LogPosition};
+use super::writers::WriterInput;
 use crate::frontend::service::types::AppendAck;
 
 /// A request to a channel. Every answer goes through the request's own `oneshot`; a requester that went away
@@ -51,9 +52,7 @@ impl Request {
     pub fn refuse(self, refusal: Refusal) {
         match self {
             Self::Append(append) => {
-                if let Some(gate) = &append.session {
-                    gate.close();
-                }
+                append.source.end();
                 drop(append.reply.send(Err(refusal)));
             }
             Self::Read(read) => drop(read.reply.send(Err(refusal))),
@@ -66,11 +65,50 @@ impl Request {
 pub struct Append {
     pub stream: StreamId,
     pub batch: AppendBatch,
-    /// Set for inputs of an append session.
-    pub session: Option<SessionGate>,
+    pub source: Source,
     /// Accounts for the batch's memory until its outcome is known.
     pub permit: OwnedSemaphorePermit,
     pub reply: oneshot::Sender<Result<AppendAck, Refusal>>,
+}
+
+/// Where an append comes from.
+#[derive(Clone, Default)]
+pub enum Source {
+    /// A request of its own.
+    #[default]
+    Unary,
+    /// An input of a session.
+    Session(SessionGate),
+    /// An input of a session that numbers them: sequenced once, however often it is sent.
+    Writer(SessionGate, WriterInput),
+}
+
+impl Source {
+    fn gate(&self) -> Option<&SessionGate> {
+        match self {
+            Self::Unary => None,
+            Self::Session(gate) | Self::Writer(gate, _) => Some(gate),
+        }
+    }
+
+    /// Whether an earlier input of the session was refused.
+    pub fn has_ended(&self) -> bool {
+        self.gate().is_some_and(SessionGate::is_closed)
+    }
+
+    /// Refuses what the session sends from now on.
+    pub fn end(&self) {
+        if let Some(gate) = self.gate() {
+            gate.close();
+        }
+    }
+
+    pub fn writer(&self) -> Option<&WriterInput> {
+        match self {
+            Self::Writer(_, input) => Some(input),
+            _ => None,
+        }
+    }
 }
 
 /// One append session as a channel sees it: after its first refused input every later one is refused too.
@@ -148,6 +186,11 @@ pub enum Refusal {
     Invalid(String),
     #[error("an earlier input of the session was refused")]
     SessionEnded,
+    /// The input, if it was sent before, may have been applied then.
+    #[error(
+        "the session's writer is not known any more; what it has no acknowledgement for may have been applied"
+    )]
+    WriterUnknown,
     /// The channel stopped before the request was carried out; nothing was applied.
     #[error("the channel has stopped")]
     Stopped,
@@ -178,7 +221,7 @@ mod tests {
         let append = Append {
             stream: StreamId(1),
             batch: AppendBatch::from_proto(input).unwrap(),
-            session: Some(gate.clone()),
+            source: Source::Session(gate.clone()),
             permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
             reply,
         };

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use millrace_api::command::Command;
 use millrace_api::id::{
-    ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, Nonce, StreamId, StreamletId, ZoneGen,
+    ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, Nonce, StreamId, StreamletId, WriterId, ZoneGen,
 };
 use millrace_api::position::{SeqNum, StreamPosition};
 use millrace_api::proto;
@@ -29,6 +29,7 @@ use super::index::SlotIndex;
 use super::log::{ChunkLog, Extent, LogPosition};
 use super::state::{ChannelLimits, ChannelState};
 use super::streamlet::{Streamlet, StreamletStart};
+use super::writers::{Sequenced, Writers};
 use crate::env::Env;
 
 /// Frames with commands that are read at a time.
@@ -117,7 +118,7 @@ pub async fn take_over(
             "took the channel over");
         let record = channel_record(channel, meta)?;
         let log = ChunkLog::new(channel, extents(&record), epoch);
-        let (streams, deleting) = fold.finish(Instant::now());
+        let (streams, deleting) = fold.finish();
         let state = ChannelState::new(epoch, writer.next_slot(), log, streams, limits);
         return Ok(TakenOver {
             epoch,
@@ -138,7 +139,7 @@ async fn replay(
     wal: &Wal,
 ) -> Result<(Fold, ChunkSeq), RecoveryError> {
     let history = history(&channel_record(channel, meta)?);
-    let mut fold = Fold::new(meta.state().open_streamlets(channel)?);
+    let mut fold = Fold::new(meta.state().open_streamlets(channel)?, Instant::now());
     let judge = MetaJudge { meta: meta.clone() };
     let recovered = millrace_wal::recover(wal, &history, &judge, nonce, |chunk, footer| {
         fold.chunk(chunk, footer)
@@ -291,16 +292,18 @@ struct Fold {
     streams: BTreeMap<StreamId, Folded>,
     commands: Vec<CommandFrame>,
     broken: Option<RecoveryError>,
+    now: Instant,
 }
 
 struct Folded {
     start: StreamletStart,
     index: SlotIndex,
+    writers: Writers,
     deleting: bool,
 }
 
 impl Fold {
-    fn new(open: Vec<ChannelStreamlet>) -> Self {
+    fn new(open: Vec<ChannelStreamlet>, now: Instant) -> Self {
         let streams = open.into_iter().map(|open| {
             let start = StreamletStart {
                 id: open.streamlet,
@@ -310,10 +313,12 @@ impl Fold {
                 token: open.fencing.token,
                 token_seq_num: open.fencing.seq_num,
                 trim: open.trim,
+                forgotten: open.forgotten,
             };
             (
                 open.stream,
                 Folded {
+                    writers: Writers::new(open.forgotten),
                     start,
                     index: SlotIndex::default(),
                     deleting: open.deleting,
@@ -324,6 +329,7 @@ impl Fold {
             streams: streams.collect(),
             commands: Vec::new(),
             broken: None,
+            now,
         }
     }
 
@@ -371,7 +377,19 @@ impl Fold {
             StreamPosition::new(header.first_seq, header.first_timestamp),
             position,
         );
-        folded.start.tail = StreamPosition::new(header.end_seq(), header.last_timestamp);
+        let end = StreamPosition::new(header.end_seq(), header.last_timestamp);
+        folded.start.tail = end;
+        if header.writer != WriterId(0) {
+            let start = StreamPosition::new(header.first_seq, header.first_timestamp);
+            let done = Sequenced {
+                start,
+                end,
+                slot: None,
+            };
+            folded
+                .writers
+                .recovered(header.writer, header.number, done, self.now);
+        }
         if header.flags.has_commands() {
             self.commands.push((chunk, footer.clone(), index));
         }
@@ -395,14 +413,18 @@ impl Fold {
     }
 
     /// Streamlets to serve, and those of streams that are being deleted.
-    fn finish(self, now: Instant) -> (HashMap<StreamId, Streamlet>, Vec<(StreamId, StreamletId)>) {
+    fn finish(self) -> (HashMap<StreamId, Streamlet>, Vec<(StreamId, StreamletId)>) {
+        let now = self.now;
         let mut streams = HashMap::new();
         let mut deleting = Vec::new();
         for (stream, folded) in self.streams {
             if folded.deleting {
                 deleting.push((stream, folded.start.id));
             } else {
-                streams.insert(stream, Streamlet::new(folded.start, folded.index, now));
+                streams.insert(
+                    stream,
+                    Streamlet::recovered(folded.start, folded.index, folded.writers, now),
+                );
             }
         }
         (streams, deleting)

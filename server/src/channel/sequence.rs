@@ -7,6 +7,7 @@ use millrace_api::position::Timestamp;
 use millrace_wal::{Frame, FrameFlags, FrameHeader, FrameKind, FrameWriter};
 
 use super::streamlet::Streamlet;
+use super::writers::WriterInput;
 
 /// What a new buffer for frames holds at least, so that small frames share one. A reader that holds on to one frame
 /// keeps its buffer alive, which is why it is not larger.
@@ -27,23 +28,24 @@ impl FrameBuffer {
         stream: StreamId,
         streamlet: &Streamlet,
         batch: &AppendBatch,
+        writer: Option<&WriterInput>,
         now_ms: u64,
     ) -> Frame {
-        let mut writer = FrameWriter::begin(&mut self.0, batch.encoded_len_max());
+        let mut out = FrameWriter::begin(&mut self.0, batch.encoded_len_max());
         let start = streamlet.assigned();
         let mut first_timestamp: Option<Timestamp> = None;
         let mut last_timestamp = start.timestamp;
         for (index, asked) in batch.timestamps().enumerate() {
             last_timestamp = streamlet.timestamp(asked, last_timestamp, now_ms);
             first_timestamp.get_or_insert(last_timestamp);
-            batch.encode_record(index, start.seq_num + index as u64, last_timestamp, writer.body());
+            batch.encode_record(index, start.seq_num + index as u64, last_timestamp, out.body());
         }
         let flags = if batch.commands().is_empty() {
             FrameFlags::NONE
         } else {
             FrameFlags::HAS_COMMANDS
         };
-        writer.finish(FrameHeader {
+        out.finish(FrameHeader {
             kind: FrameKind::Records,
             flags,
             stream,
@@ -53,8 +55,8 @@ impl FrameBuffer {
             metered_bytes: batch.metered_bytes() as u64,
             first_timestamp: first_timestamp.unwrap_or(last_timestamp),
             last_timestamp,
-            writer: WriterId(0),
-            number: 0,
+            writer: writer.map_or(WriterId(0), |input| input.writer),
+            number: writer.map_or(0, |input| input.number),
             body_len: 0,
             body_crc: 0,
         })

@@ -7,21 +7,23 @@
 //! - Slots are given to chunks in order, and chunks are acknowledged in order.
 //! - An answer that depends on sequenced state leaves only when that state is durable: acks, and failed conditions.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use millrace_api::config::ResolvedStreamConfig;
 use millrace_api::id::{ChunkSeq, Epoch, StreamId, StreamletId};
-use millrace_api::position::{SeqNum, StreamPosition};
-use millrace_wal::{AckPrefix, ChunkBuilder, Frame};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use millrace_api::position::StreamPosition;
+use millrace_wal::{ChunkBuilder, Frame};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::log::{ChunkLog, LogPosition};
 use super::message::{Append, Read, ReadReply, Refusal, Seek};
+use super::pipeline::{Held, HeldAnswer, InFlight, Note, Pipeline};
 use super::recent::Recent;
 use super::sequence::FrameBuffer;
 use super::streamlet::{Streamlet, StreamletStart};
+use super::writers::Sequenced;
 use crate::frontend::service::types::AppendAck;
 
 /// An answer or another thing that the task has to carry out.
@@ -56,54 +58,11 @@ pub struct ChannelState {
     epoch: Epoch,
     limits: ChannelLimits,
     streams: HashMap<StreamId, Streamlet>,
-    open: OpenChunk,
-    /// Full, waiting for a free slot.
-    closed: VecDeque<OpenChunk>,
-    /// Given to the writer, in slot order.
-    in_flight: VecDeque<InFlight>,
-    next_slot: ChunkSeq,
-    prefix: AckPrefix,
+    pipeline: Pipeline,
     recent: Recent,
     log: Arc<ChunkLog>,
     buffer: FrameBuffer,
     effects: Vec<Effect>,
-}
-
-#[derive(Default)]
-struct OpenChunk {
-    builder: ChunkBuilder,
-    notes: Vec<Note>,
-    held: Vec<Held>,
-    opened_at: Option<Instant>,
-}
-
-struct InFlight {
-    slot: ChunkSeq,
-    notes: Vec<Note>,
-    held: Vec<Held>,
-}
-
-/// A frame that becomes visible with its chunk.
-struct Note {
-    stream: StreamId,
-    frame: Frame,
-    trim: Option<SeqNum>,
-}
-
-/// An answer that leaves when its chunk is acknowledged.
-struct Held {
-    reply: oneshot::Sender<Result<AppendAck, Refusal>>,
-    answer: HeldAnswer,
-    _permit: OwnedSemaphorePermit,
-}
-
-enum HeldAnswer {
-    Ack {
-        stream: StreamId,
-        start: StreamPosition,
-        end: StreamPosition,
-    },
-    Refusal(Refusal),
 }
 
 impl ChannelState {
@@ -121,11 +80,7 @@ impl ChannelState {
             recent: Recent::new(limits.recent_bytes),
             limits,
             streams,
-            open: OpenChunk::default(),
-            closed: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            next_slot: first_slot,
-            prefix: AckPrefix::new(first_slot),
+            pipeline: Pipeline::new(first_slot),
             log: Arc::new(log),
             buffer: FrameBuffer::new(),
             effects: Vec::new(),
@@ -144,7 +99,7 @@ impl ChannelState {
     pub fn open(&mut self, stream: StreamId, start: StreamletStart, now: Instant) {
         self.streams
             .entry(stream)
-            .or_insert_with(|| Streamlet::new(start, Default::default(), now));
+            .or_insert_with(|| Streamlet::new(start, now));
     }
 
     pub fn take_effects(&mut self) -> std::vec::Drain<'_, Effect> {
@@ -156,119 +111,78 @@ impl ChannelState {
         let Append {
             stream,
             batch,
-            session,
+            source,
             permit,
             reply,
         } = request;
-        let slot = self.open_slot();
+        let slot = self.pipeline.open_slot();
         let Some(streamlet) = self.streams.get_mut(&stream) else {
             self.effects.push(Effect::Append(reply, Err(Refusal::NotHere)));
             return;
         };
         streamlet.touched_at = now;
-        let verdict = match &session {
-            Some(gate) if gate.is_closed() => Err(Refusal::SessionEnded),
-            _ => streamlet.judge(&batch),
-        };
-        if let Err(refusal) = verdict {
-            if let Some(gate) = &session {
-                gate.close();
+        let again = match streamlet.judge(&batch, &source, now) {
+            Ok(again) => again,
+            Err(refusal) => {
+                source.end();
+                let judged_slot = streamlet.last_slot().filter(|_| !streamlet.is_durable());
+                let answer = HeldAnswer::Refusal(refusal);
+                return self.answer_with(judged_slot, Held::new(reply, answer, permit));
             }
-            let judged_slot = streamlet.last_slot().filter(|_| !streamlet.is_durable());
-            self.refuse(
-                Held {
-                    reply,
-                    answer: HeldAnswer::Refusal(refusal),
-                    _permit: permit,
-                },
-                judged_slot,
-            );
-            return;
+        };
+        if let Some(Sequenced { start, end, slot }) = again {
+            let answer = HeldAnswer::Ack { stream, start, end };
+            return self.answer_with(slot, Held::new(reply, answer, permit));
         }
         let start = streamlet.assigned();
-        let frame = self.buffer.encode(stream, streamlet, &batch, now_ms);
+        let frame = self
+            .buffer
+            .encode(stream, streamlet, &batch, source.writer(), now_ms);
         let end = StreamPosition::new(frame.header.end_seq(), frame.header.last_timestamp);
         let trim = streamlet.sequenced(&batch, end, slot);
         let start = StreamPosition::new(start.seq_num, frame.header.first_timestamp);
-        self.open.opened_at.get_or_insert(now);
-        self.open.builder.push(frame.clone());
-        self.open.notes.push(Note { stream, frame, trim });
-        self.open.held.push(Held {
-            reply,
-            answer: HeldAnswer::Ack { stream, start, end },
-            _permit: permit,
-        });
-        if self.open.builder.encoded_len() >= self.limits.chunk_bytes as u64 {
-            self.closed.push_back(std::mem::take(&mut self.open));
+        if let Some(input) = source.writer() {
+            let done = Sequenced {
+                start,
+                end,
+                slot: Some(slot),
+            };
+            streamlet.writers.sequenced(input.writer, input.number, done, now);
         }
+        let held = Held::new(reply, HeldAnswer::Ack { stream, start, end }, permit);
+        let note = Note { stream, frame, trim };
+        self.pipeline.push(note, held, self.limits.chunk_bytes, now);
     }
 
-    /// Answers a refusal once the state it was judged against is durable: with the chunk in `judged_slot`.
-    fn refuse(&mut self, held: Held, judged_slot: Option<ChunkSeq>) {
-        let chunk_held = judged_slot.and_then(|slot| self.held_of(slot));
-        match chunk_held {
-            Some(list) => list.push(held),
-            None => self.release(held, StreamPosition::default()),
+    /// Answers with the chunk in `slot`, or at once without one or when it is acknowledged.
+    fn answer_with(&mut self, slot: Option<ChunkSeq>, held: Held) {
+        let now = match slot {
+            Some(slot) => self.pipeline.hold(slot, held).err(),
+            None => Some(held),
+        };
+        if let Some(held) = now {
+            self.release(held);
         }
-    }
-
-    /// The answers that wait for `slot`; `None` when it is acknowledged already.
-    fn held_of(&mut self, slot: ChunkSeq) -> Option<&mut Vec<Held>> {
-        if let Some(first) = self.in_flight.front().map(|chunk| chunk.slot)
-            && slot < self.next_slot
-        {
-            return slot
-                .0
-                .checked_sub(first.0)
-                .map(|index| &mut self.in_flight[index as usize].held);
-        }
-        let ahead = slot.0.checked_sub(self.next_slot.0)? as usize;
-        match self.closed.get_mut(ahead) {
-            Some(chunk) => Some(&mut chunk.held),
-            None => Some(&mut self.open.held),
-        }
-    }
-
-    /// The slot that the open chunk will have.
-    fn open_slot(&self) -> ChunkSeq {
-        ChunkSeq(self.next_slot.0 + self.closed.len() as u64)
     }
 
     /// When the open chunk has to be closed, if something is in flight.
     pub fn linger_deadline(&self) -> Option<Instant> {
-        self.open.opened_at.map(|at| at + self.limits.linger)
+        self.pipeline.linger_deadline(self.limits.linger)
     }
 
     /// The next chunk to write, if there is one whose time has come. The caller has a free slot and gives the chunk
     /// to the writer at once.
     pub fn next_chunk(&mut self, now: Instant) -> Option<ChunkBuilder> {
-        let chunk = match self.closed.pop_front() {
-            Some(full) => full,
-            None => {
-                let due = self.linger_deadline()?;
-                if !self.in_flight.is_empty() && now < due {
-                    return None;
-                }
-                std::mem::take(&mut self.open)
-            }
-        };
-        self.in_flight.push_back(InFlight {
-            slot: self.next_slot,
-            notes: chunk.notes,
-            held: chunk.held,
-        });
-        self.next_slot.0 += 1;
-        Some(chunk.builder)
+        self.pipeline.next_chunk(self.limits.linger, now)
     }
 
     /// A quorum holds the chunk at `slot`. Everything up to the first slot that is not durable becomes visible.
     pub fn durable(&mut self, slot: ChunkSeq) {
-        let Some(end) = self.prefix.durable(slot) else {
+        let Some(end) = self.pipeline.durable(slot) else {
             return;
         };
         Arc::make_mut(&mut self.log).advance(end);
-        while self.in_flight.front().is_some_and(|chunk| chunk.slot < end) {
-            let chunk = self.in_flight.pop_front().expect("looked at just now");
+        while let Some(chunk) = self.pipeline.pop_below(end) {
             self.acknowledge(chunk);
         }
         while let Some(stream) = self.recent.pop_excess() {
@@ -301,11 +215,7 @@ impl ChannelState {
             }
         }
         for held in chunk.held {
-            let tail = match &held.answer {
-                HeldAnswer::Ack { stream, end, .. } => self.streams.get(stream).map_or(*end, Streamlet::tail),
-                HeldAnswer::Refusal(_) => StreamPosition::default(),
-            };
-            self.release(held, tail);
+            self.release(held);
         }
         for stream in to_wake {
             self.wake(stream);
@@ -315,9 +225,12 @@ impl ChannelState {
         }
     }
 
-    fn release(&mut self, held: Held, tail: StreamPosition) {
+    fn release(&mut self, held: Held) {
         let answer = match held.answer {
-            HeldAnswer::Ack { start, end, .. } => Ok(AppendAck { start, end, tail }),
+            HeldAnswer::Ack { stream, start, end } => {
+                let tail = self.streams.get(&stream).map_or(end, Streamlet::tail);
+                Ok(AppendAck { start, end, tail })
+            }
             HeldAnswer::Refusal(refusal) => Err(refusal),
         };
         self.effects.push(Effect::Append(held.reply, answer));
@@ -449,28 +362,25 @@ impl ChannelState {
         may_rest.map(|(stream, _)| *stream).collect()
     }
 
+    /// Forgets writers that have sent nothing for a while.
+    pub fn forget_idle_writers(&mut self, now: Instant) {
+        for streamlet in self.streams.values_mut() {
+            streamlet.writers.forget_idle(now);
+        }
+    }
+
     /// Whether every chunk is acknowledged and nothing waits to be written.
     pub fn is_settled(&self) -> bool {
-        self.in_flight.is_empty() && self.closed.is_empty() && self.open.notes.is_empty()
+        self.pipeline.is_settled()
     }
 
     pub fn in_flight_chunks(&self) -> usize {
-        self.in_flight.len()
+        self.pipeline.in_flight_chunks()
     }
 
     /// The epoch is over. What was given to storage has an unknown outcome; what was not, did not happen.
     pub fn stop(&mut self) {
-        let in_flight = std::mem::take(&mut self.in_flight)
-            .into_iter()
-            .flat_map(|chunk| chunk.held);
-        let unknown: Vec<_> = in_flight.map(|held| (held, true)).collect();
-        let never_sent: Vec<_> = std::mem::take(&mut self.closed)
-            .into_iter()
-            .chain([std::mem::take(&mut self.open)])
-            .flat_map(|chunk| chunk.held)
-            .map(|held| (held, false))
-            .collect();
-        for (held, sent) in unknown.into_iter().chain(never_sent) {
+        for (held, sent) in self.pipeline.abandon() {
             // A refusal was judged against state that may be lost: nobody knows whether it was right.
             let sent = sent || matches!(held.answer, HeldAnswer::Refusal(_));
             let refusal = if sent { Refusal::Unknown } else { Refusal::Stopped };

@@ -2,13 +2,14 @@ use std::time::Duration;
 
 use millrace_api::batch::AppendBatch;
 use millrace_api::config::{ResolvedStreamConfig, TimestampingMode};
-use millrace_api::id::ChannelId;
+use millrace_api::id::{ChannelId, WriterId};
 use millrace_api::name::FencingToken;
 use millrace_api::proto;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::*;
-use crate::channel::message::{ReadView, SessionGate};
+use crate::channel::message::{ReadView, SessionGate, Source};
+use crate::channel::writers::WriterInput;
 
 const STREAM: StreamId = StreamId(7);
 const NOW_MS: u64 = 1_000_000;
@@ -52,22 +53,23 @@ impl Channel {
             token: FencingToken::default(),
             token_seq_num: None,
             trim: 0,
+            forgotten: 0,
         };
         self.state.open(STREAM, start, self.now);
     }
 
     fn append(&mut self, input: proto::AppendInput) -> AppendReply {
-        self.append_in(input, None)
+        self.append_in(input, Source::Unary)
     }
 
-    fn append_in(&mut self, input: proto::AppendInput, session: Option<SessionGate>) -> AppendReply {
+    fn append_in(&mut self, input: proto::AppendInput, source: Source) -> AppendReply {
         let (reply, answer) = oneshot::channel();
         let permit = self.room.clone().try_acquire_owned().unwrap();
         let batch = AppendBatch::from_proto(input).unwrap();
         let request = Append {
             stream: STREAM,
             batch,
-            session,
+            source,
             permit,
             reply,
         };
@@ -93,7 +95,7 @@ impl Channel {
 
     /// Closes the open chunk whatever its age.
     fn write(&mut self) -> ChunkSeq {
-        let slot = self.state.next_slot;
+        let slot = self.state.pipeline.next_slot;
         assert!(
             self.state.next_chunk(self.now + Duration::from_secs(1)).is_some(),
             "there is a chunk to write"
@@ -388,15 +390,15 @@ fn timestamps_are_capped_raised_and_required_as_configured() {
 fn api_097_after_the_first_refused_input_of_a_session_nothing_is_applied() {
     let mut channel = Channel::new();
     let gate = SessionGate::default();
-    let good = channel.append_in(one("a"), Some(gate.clone()));
+    let good = channel.append_in(one("a"), Source::Session(gate.clone()));
     let bad = channel.append_in(
         proto::AppendInput {
             match_seq_num: Some(9),
             ..one("b")
         },
-        Some(gate.clone()),
+        Source::Session(gate.clone()),
     );
-    let late = channel.append_in(one("c"), Some(gate));
+    let late = channel.append_in(one("c"), Source::Session(gate));
     let other = channel.append(one("d"));
     let slot = channel.write();
     channel.durable(slot);
@@ -404,6 +406,80 @@ fn api_097_after_the_first_refused_input_of_a_session_nothing_is_applied() {
     assert_eq!(refusal(bad), Refusal::SeqNumMismatch { next: 1 });
     assert_eq!(refusal(late), Refusal::SessionEnded);
     assert_eq!(ack(other).start.seq_num, 1, "other clients go on");
+}
+
+fn numbered(number: u64) -> Source {
+    let input = WriterInput {
+        writer: WriterId(9),
+        opened_at: 0,
+        number,
+        acked_through: 0,
+    };
+    Source::Writer(SessionGate::default(), input)
+}
+
+#[test]
+fn an_input_that_is_sent_again_is_applied_once_and_answered_when_durable() {
+    let mut channel = Channel::new();
+    let first = channel.append_in(one("a"), numbered(1));
+    let slot = channel.write();
+    let second = channel.append_in(one("b"), numbered(2));
+    let mut first_again = channel.append_in(one("a"), numbered(1));
+    let mut second_again = channel.append_in(one("b"), numbered(2));
+    assert!(
+        first_again.try_recv().is_err(),
+        "its first sending is not durable yet"
+    );
+    channel.durable(slot);
+    assert_eq!(ack(first), first_again.try_recv().unwrap().unwrap());
+    assert!(second_again.try_recv().is_err());
+    let slot = channel.write();
+    channel.durable(slot);
+    assert_eq!(ack(second).end, ack(second_again).end);
+    let long_after = ack(channel.append_in(one("a"), numbered(1)));
+    assert_eq!(
+        (
+            long_after.start.seq_num,
+            long_after.end.seq_num,
+            long_after.tail.seq_num
+        ),
+        (0, 1, 2)
+    );
+    let next = channel.append_in(one("c"), numbered(3));
+    let slot = channel.write();
+    channel.durable(slot);
+    assert_eq!(ack(next).start.seq_num, 2);
+}
+
+#[test]
+fn the_condition_of_an_input_is_judged_once() {
+    let mut channel = Channel::new();
+    let guarded = || proto::AppendInput {
+        match_seq_num: Some(0),
+        ..one("a")
+    };
+    let first = channel.append_in(guarded(), numbered(1));
+    let again = channel.append_in(guarded(), numbered(1));
+    let slot = channel.write();
+    channel.durable(slot);
+    assert_eq!(ack(first), ack(again));
+}
+
+#[test]
+fn a_refused_input_does_not_use_up_its_number() {
+    let mut channel = Channel::new();
+    let wrong = proto::AppendInput {
+        match_seq_num: Some(9),
+        ..one("a")
+    };
+    let refused = channel.append_in(wrong, numbered(1));
+    assert_eq!(refusal(refused), Refusal::SeqNumMismatch { next: 0 });
+    let gap = channel.append_in(one("b"), numbered(2));
+    assert!(matches!(refusal(gap), Refusal::Invalid(_)));
+    let first = channel.append_in(one("a"), numbered(1));
+    let slot = channel.write();
+    channel.durable(slot);
+    assert_eq!(ack(first).start.seq_num, 0);
 }
 
 #[test]

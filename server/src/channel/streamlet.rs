@@ -13,7 +13,8 @@ use millrace_wal::Frame;
 use tokio::time::Instant;
 
 use super::index::SlotIndex;
-use super::message::{Read, ReadView, Refusal, Seek};
+use super::message::{Read, ReadView, Refusal, Seek, Source};
+use super::writers::{Sequenced, Writers};
 
 /// The open streamlet of a stream.
 ///
@@ -37,6 +38,7 @@ pub struct Streamlet {
     last_slot: Option<ChunkSeq>,
     recent: VecDeque<Frame>,
     pub index: SlotIndex,
+    pub writers: Writers,
     /// Reads that wait for the next durable record.
     pub waiting: Vec<Read>,
     pub touched_at: Instant,
@@ -54,10 +56,19 @@ pub struct StreamletStart {
     pub token: FencingToken,
     pub token_seq_num: Option<SeqNum>,
     pub trim: SeqNum,
+    /// Inputs of writers opened below are not known any more.
+    pub forgotten: SeqNum,
 }
 
 impl Streamlet {
-    pub fn new(start: StreamletStart, index: SlotIndex, now: Instant) -> Self {
+    /// A streamlet without a record.
+    pub fn new(start: StreamletStart, now: Instant) -> Self {
+        let writers = Writers::new(start.forgotten);
+        Self::recovered(start, SlotIndex::default(), writers, now)
+    }
+
+    /// A streamlet with what its frames up to `start.tail` add up to.
+    pub fn recovered(start: StreamletStart, index: SlotIndex, writers: Writers, now: Instant) -> Self {
         Self {
             id: start.id,
             config: start.config,
@@ -71,6 +82,7 @@ impl Streamlet {
             last_slot: None,
             recent: VecDeque::new(),
             index,
+            writers,
             waiting: Vec::new(),
             touched_at: now,
             closing: false,
@@ -115,6 +127,8 @@ impl Streamlet {
             token: self.token.clone(),
             token_seq_num: self.token_seq_num,
             trim: self.trim_durable,
+            // Whoever opens it again knows none of its writers.
+            forgotten: self.durable.seq_num,
         }
     }
 
@@ -122,8 +136,27 @@ impl Streamlet {
         self.config = config;
     }
 
-    /// Whether the batch may be sequenced now. Judged against the assigned state, the fencing token first.
-    pub fn judge(&self, batch: &AppendBatch) -> Result<(), Refusal> {
+    /// Whether the batch may be sequenced now: `None`, or what became of it if it is an input that was sequenced
+    /// before.
+    pub fn judge(
+        &mut self,
+        batch: &AppendBatch,
+        source: &Source,
+        now: Instant,
+    ) -> Result<Option<Sequenced>, Refusal> {
+        if source.has_ended() {
+            return Err(Refusal::SessionEnded);
+        }
+        if let Some(input) = source.writer()
+            && let Some(again) = self.writers.judge(input, now)?
+        {
+            return Ok(Some(again));
+        }
+        self.judge_batch(batch).map(|()| None)
+    }
+
+    /// Judged against the assigned state, the fencing token first.
+    fn judge_batch(&self, batch: &AppendBatch) -> Result<(), Refusal> {
         if self.closing {
             return Err(Refusal::Deleting);
         }

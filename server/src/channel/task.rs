@@ -27,7 +27,7 @@ use crate::env::Env;
 
 /// Requests taken from the queue before chunks are looked at again.
 const REQUESTS_PER_TURN: usize = 256;
-/// How often idle streams are looked for.
+/// How often idle streams and writers are looked for.
 const REST_INTERVAL: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -113,6 +113,7 @@ impl ChannelTask {
                 Event::Job(done) => self.job_done(done, now),
                 Event::Rest => {
                     rest_at = now + REST_INTERVAL;
+                    self.state.forget_idle_writers(now);
                     self.rest_idle(now);
                 }
                 Event::Linger => {}
@@ -377,6 +378,7 @@ fn streamlet_start(record: &StreamRecord, open: &OpenStreamlet) -> StreamletStar
         token: record.fencing.token.clone(),
         token_seq_num: record.fencing.seq_num,
         trim: record.trim,
+        forgotten: record.forgotten,
     }
 }
 
@@ -393,7 +395,7 @@ fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch:
             seq_num: at.token_seq_num,
         },
         trim: at.trim,
-        forgotten: at.tail.seq_num,
+        forgotten: at.forgotten,
     }
 }
 

@@ -97,7 +97,7 @@ fn from_start(wait: Option<Duration>) -> ReadRequest {
     }
 }
 
-fn batch(bodies: &[&[u8]]) -> AppendBatch {
+pub fn batch(bodies: &[&[u8]]) -> AppendBatch {
     let records = bodies.iter().map(|body| proto::AppendRecord {
         timestamp: None,
         headers: vec![],

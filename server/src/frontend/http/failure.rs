@@ -86,6 +86,7 @@ fn status(error: &ServiceError) -> StatusCode {
 pub(super) fn error_body(error: &ServiceError) -> Vec<u8> {
     match error {
         ServiceError::Code { code, message, .. } => json::to_vec(&ErrorBody::new(*code, message.as_str())),
+        ServiceError::WriterUnknown => json::to_vec(&ErrorBody::new(ErrorCode::Other, error.to_string())),
         ServiceError::FencingTokenMismatch { actual } => {
             json::to_vec(&ConditionFailed::FencingTokenMismatch(actual.clone()))
         }

@@ -23,11 +23,12 @@ use millrace_raft::group::Meta;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-pub use self::append::{AppendSession, PendingAck};
+pub use self::append::{AppendSession, PendingAck, Writer};
 pub use self::lifecycle::Lifecycle;
 pub use self::read::ReadSession;
 pub use self::resolve::Intent;
 use crate::channel::message::Refusal;
+pub use crate::channel::writers::SESSION_WINDOW;
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
 use crate::env::Env;
@@ -82,6 +83,11 @@ impl Frontend {
     /// Whether a graceful stop has begun: new requests are refused with `server_draining`.
     pub fn draining(&self) -> bool {
         self.lifecycle.is_draining()
+    }
+
+    /// Resolves when the node can serve. Cancel safe.
+    pub async fn readied(&self) {
+        self.lifecycle.readied().await;
     }
 
     /// Resolves when draining begins. Cancel safe.
@@ -143,6 +149,7 @@ fn refusal_error(refusal: Refusal) -> ServiceError {
     let code = match refusal {
         Refusal::FencingTokenMismatch { actual } => return ServiceError::FencingTokenMismatch { actual },
         Refusal::SeqNumMismatch { next } => return ServiceError::SeqNumMismatch { next },
+        Refusal::WriterUnknown => return ServiceError::WriterUnknown,
         Refusal::NotHere | Refusal::Stopped | Refusal::SessionEnded | Refusal::Metadata(_) => {
             ErrorCode::HotServer
         }

@@ -1,0 +1,38 @@
+//! Generates the gRPC services; their messages are those of `millrace-api`.
+
+use std::path::PathBuf;
+
+use tonic_prost_build::Builder;
+
+const PROTO_DIR: &str = "../api/proto";
+const SERVICES: [&str; 3] = [
+    "millrace/v1/account.proto",
+    "millrace/v1/basin.proto",
+    "millrace/v1/stream.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed={PROTO_DIR}");
+    let files = protox::compile(SERVICES, [PROTO_DIR])?;
+    generator()
+        .build_client(false)
+        .codec_path("crate::frontend::grpc::codec::Codec")
+        .compile_fds(files.clone())?;
+    // Clients that know nothing but the .proto files, for the tests; no part of the library includes them.
+    let clients = PathBuf::from(std::env::var("OUT_DIR")?).join("clients");
+    std::fs::create_dir_all(&clients)?;
+    generator()
+        .build_server(false)
+        .out_dir(clients)
+        .compile_fds(files)?;
+    Ok(())
+}
+
+/// Connections are ours, not tonic's.
+fn generator() -> Builder {
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .extern_path(".s2.v1", "::millrace_api::proto")
+        .extern_path(".millrace.v1", "::millrace_api::grpc")
+        .emit_rerun_if_changed(false)
+}
