@@ -200,6 +200,44 @@ async fn two_endpoints_are_driven_in_turns_and_compared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_workload_goes_over_grpc_too() {
+    for load in ["append", "tail --readers 2", "catch-up --preload 1MiB", "mixed"] {
+        let report = measure(&format!(
+            "{load} --url {} --protocol grpc --streams 2 --connections 2 --batch-records 10",
+            url()
+        ))
+        .await;
+        let verified = round(&report).verified;
+        assert!(verified.records_written > 0, "{load}");
+        match load.split(' ').next() {
+            Some("append") => assert_eq!(verified.chains, 0),
+            Some("tail") => {
+                assert_eq!(verified.records_read, 2 * verified.records_written);
+                assert_eq!(verified.chains, 4);
+            }
+            Some("catch-up") => {
+                assert_eq!(verified.records_read, verified.records_written);
+                assert_eq!(verified.chains, 2);
+            }
+            _ => assert!(verified.chains >= 2),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_endpoint_is_compared_with_itself_over_the_other_protocol() {
+    let url = url();
+    let report = measure(&format!(
+        "tail --url {url} --versus {url} --versus-protocol grpc --rounds 1 --batch-records 10"
+    ))
+    .await;
+    let json = serde_json::to_value(&report).expect("JSON");
+    assert_eq!(json["endpoints"][0]["protocol"], "s2s");
+    assert_eq!(json["endpoints"][1]["protocol"], "grpc");
+    assert!(!report.ratios.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_server_is_watched_if_its_process_is_known() {
     let pid = std::process::id();
     let report = measure(&format!("append --url {} --server-pid {pid}", url())).await;

@@ -10,8 +10,9 @@ use millrace_api::config::StorageClass;
 use url::Url;
 
 use super::batch::BatchShape;
-use super::plan::{Names, Output, Pace, Plan, Target, Workload};
-use super::s2s::{Endpoint, SESSIONS_PER_CONNECTION_MAX};
+use super::driver::Endpoint;
+use super::plan::{Names, Output, Pace, Plan, Protocol, Target, Workload};
+use super::s2s::SESSIONS_PER_CONNECTION_MAX;
 use super::verify::Content;
 
 /// Memory that batches in flight may take.
@@ -39,6 +40,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "URL", required_unless_present = "null_sink")]
     url: Option<Url>,
 
+    /// How to speak to it
+    #[arg(long, value_enum, default_value = "s2s")]
+    protocol: Protocol,
+
     /// Where its streams are, if not there; `{basin}` in the host stands for the basin's name
     #[arg(long, value_name = "URL")]
     basin_url: Option<String>,
@@ -58,6 +63,10 @@ pub struct BenchArgs {
     /// Second endpoint, driven in turns with the first; ratios are printed first
     #[arg(long, value_name = "URL")]
     versus: Option<Url>,
+
+    /// As --protocol, for the second endpoint [default: the same]
+    #[arg(long, value_enum, value_name = "PROTOCOL", requires = "versus")]
+    versus_protocol: Option<Protocol>,
 
     /// As --basin-url, for the second endpoint
     #[arg(long, value_name = "URL", requires = "versus")]
@@ -276,6 +285,10 @@ impl BenchArgs {
             ensure!(!duration.is_zero(), "--{name} must be above zero");
         }
         ensure!(
+            !self.null_sink || self.protocol == Protocol::S2s,
+            "the null sink speaks S2S only"
+        );
+        ensure!(
             !self.existing || self.workload == Workload::CatchUp,
             "--existing is for catch-up: other loads write"
         );
@@ -310,30 +323,40 @@ impl BenchArgs {
     }
 
     fn targets(&self) -> Result<Vec<Target>> {
-        let target =
-            |label, url: &Url, basin_url: &Option<String>, token: &Option<String>, server_pid| Target {
-                label,
-                endpoint: Endpoint {
-                    url: url.clone(),
-                    basin_url: basin_url.clone(),
-                    token: token.clone(),
-                    insecure: self.insecure,
-                },
-                server_pid,
-            };
+        let endpoint = |url: &Url, basin_url: &Option<String>, token: Option<String>| Endpoint {
+            url: url.clone(),
+            basin_url: basin_url.clone(),
+            token,
+            insecure: self.insecure,
+        };
         let mut targets = Vec::new();
         if let Some(url) = &self.url {
-            targets.push(target("A", url, &self.basin_url, &self.token, self.server_pid));
+            targets.push(Target {
+                label: "A",
+                protocol: self.protocol,
+                endpoint: endpoint(url, &self.basin_url, self.token.clone()),
+                server_pid: self.server_pid,
+            });
         }
         if let Some(url) = &self.versus {
             let token = self.versus_token.clone().or_else(|| self.token.clone());
-            targets.push(target("B", url, &self.versus_basin_url, &token, self.versus_pid));
+            targets.push(Target {
+                label: "B",
+                protocol: self.versus_protocol.unwrap_or(self.protocol),
+                endpoint: endpoint(url, &self.versus_basin_url, token),
+                server_pid: self.versus_pid,
+            });
         }
         for target in &targets {
             let url = &target.endpoint.url;
             ensure!(
                 matches!(url.scheme(), "http" | "https") && url.has_host(),
                 "{url} is no http:// or https:// URL"
+            );
+            let plain = target.endpoint.basin_url.is_none() && !self.insecure;
+            ensure!(
+                target.protocol == Protocol::S2s || plain,
+                "gRPC knows no basin URLs and takes no certificate unseen"
             );
         }
         Ok(targets)
@@ -402,6 +425,8 @@ mod tests {
             "catch-up --url http://x --existing",
             "append --url http://x --in-flight 100000",
             "append --url http://x --versus-pid 5",
+            "append --null-sink --protocol grpc",
+            "append --url https://x --insecure --protocol grpc",
         ] {
             assert!(plan(args).is_err(), "{args}");
         }

@@ -4,6 +4,8 @@
 //! A body is the record's index in its stream (8 bytes, big-endian), the time at which it was meant to be sent
 //! ([`Nanos`], 8 bytes, big-endian), then bytes that do not compress, the same in every batch.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use millrace_api::limits::{BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX};
 use millrace_api::proto;
@@ -90,7 +92,17 @@ impl BatchShape {
 pub struct EncodedBatch {
     /// An S2S frame; from [`FRAME_HEAD_LEN`] on it is the protobuf `AppendInput`.
     pub frame: Bytes,
-    pub records: usize,
+    /// Where each record's body starts in it.
+    bodies: Arc<[usize]>,
+    body_len: usize,
+}
+
+impl EncodedBatch {
+    /// The records' bodies, for those that encode batches themselves; they share the frame's memory.
+    pub fn bodies(&self) -> impl Iterator<Item = Bytes> + '_ {
+        let body = |&at: &usize| self.frame.slice(at..at + self.body_len);
+        self.bodies.iter().map(body)
+    }
 }
 
 /// The batch that all others are made from.
@@ -98,7 +110,7 @@ pub struct EncodedBatch {
 pub struct BatchTemplate {
     frame: Bytes,
     /// Where each record's body starts in the frame.
-    bodies: Vec<usize>,
+    bodies: Arc<[usize]>,
     body_len: usize,
 }
 
@@ -126,7 +138,7 @@ impl BatchTemplate {
             .expect("a batch of this shape fits in a frame");
         Self {
             frame: parts.concat().into(),
-            bodies,
+            bodies: bodies.into(),
             body_len,
         }
     }
@@ -142,14 +154,15 @@ impl BatchTemplate {
     ) -> EncodedBatch {
         let mut frame = spare.unwrap_or_else(|| BytesMut::from(&self.frame[..]));
         debug_assert_eq!(frame.len(), self.frame.len());
-        for (index, &at) in (first..).zip(&self.bodies) {
+        for (index, &at) in (first..).zip(self.bodies.iter()) {
             let body = &mut frame[at..at + self.body_len];
             Mark { index, intended }.write(body);
             chain.push(body);
         }
         EncodedBatch {
             frame: frame.freeze(),
-            records: self.bodies.len(),
+            bodies: self.bodies.clone(),
+            body_len: self.body_len,
         }
     }
 }
@@ -177,6 +190,8 @@ mod tests {
         let mut chain = Chain::default();
         let first = template.make(0, 11, &mut chain, None);
         let kept = decode(&first);
+        let bodies: Vec<_> = first.bodies().collect();
+        assert_eq!(bodies, [0, 1, 2].map(|n| kept.record(n).body));
         let reused = first.frame.try_into_mut().ok();
         // The decoded batch still holds the buffer, so that it cannot be written over.
         assert!(reused.is_none());

@@ -3,6 +3,8 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_api::config::StorageClass;
+use millrace_api::record::SequencedRecord;
+use url::Url;
 
 use super::batch::EncodedBatch;
 
@@ -18,13 +20,33 @@ pub enum DriveError {
     Refused { status: u16, body: String },
     #[error("the endpoint does not keep to the protocol: {0}")]
     Protocol(String),
+    /// As the client library put it.
+    #[error(transparent)]
+    Client(#[from] millrace_client::Error),
 }
 
 impl DriveError {
     /// Whether the endpoint said that what was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Refused { status: 404, .. })
+        match self {
+            Self::Refused { status, .. } => *status == 404,
+            Self::Client(error) => error.code().is_some_and(|code| code.ends_with("_not_found")),
+            _ => false,
+        }
     }
+}
+
+/// Where an endpoint is and how to be let in.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Of basins; of streams too, with the basin in a header, unless `basin_url` is given.
+    pub url: Url,
+    /// Of streams. With `{basin}` in its host no header is sent.
+    pub basin_url: Option<String>,
+    /// Sent as a bearer token.
+    pub token: Option<String>,
+    /// Whether any certificate will do.
+    pub insecure: bool,
 }
 
 /// A basin and a stream in it.
@@ -81,7 +103,7 @@ pub trait Driver: Send + Sync {
 #[async_trait]
 pub trait Inputs: Send {
     /// Hands a batch over; waits while the connection takes no more. `Ok` says nothing about the endpoint having
-    /// it. Where the session has ended, the reason is with its [`Acks`] and this is `Ok`.
+    /// it. Where the session has ended, the reason is with its [`Acks`] and this may be `Ok`.
     async fn send(&mut self, batch: &EncodedBatch) -> Result<(), DriveError>;
 }
 
@@ -95,7 +117,14 @@ pub trait Acks: Send {
 /// What a read session delivers.
 #[async_trait]
 pub trait Batches: Send {
-    /// The next protobuf `ReadBatch`, which may be a heartbeat without records; `None` after the last one. Cancel
-    /// safe.
-    async fn next(&mut self) -> Result<Option<Bytes>, DriveError>;
+    /// The next batch, which may be a heartbeat without records; `None` after the last one. Cancel safe.
+    async fn next(&mut self) -> Result<Option<Delivery>, DriveError>;
+}
+
+/// A delivered batch, in the form that its protocol's client has it in.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// A protobuf `ReadBatch`.
+    Encoded(Bytes),
+    Records(Vec<SequencedRecord>),
 }

@@ -15,6 +15,7 @@ pub mod chain;
 pub mod clock;
 mod crew;
 pub mod driver;
+mod grpc;
 mod limit;
 mod meter;
 mod observer;
@@ -135,6 +136,7 @@ impl EndpointReport {
     fn of(target: &Target) -> Self {
         Self {
             label: target.label,
+            protocol: target.protocol,
             url: target.endpoint.url.to_string(),
             rounds: Vec::new(),
         }
@@ -150,7 +152,6 @@ fn settings(plan: &Plan) -> Settings {
     };
     Settings {
         workload: plan.workload.name(),
-        protocol: "s2s",
         streams: plan.streams,
         readers,
         catch_up_readers,

@@ -8,7 +8,7 @@ use millrace_api::config::StorageClass;
 use serde::Serialize;
 
 use super::batch::BatchShape;
-use super::s2s::Endpoint;
+use super::driver::Endpoint;
 use super::verify::Content;
 
 /// What is done to an endpoint.
@@ -34,6 +34,16 @@ impl Workload {
             Self::Mixed => "mixed",
         }
     }
+}
+
+/// How an endpoint is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// S2S sessions over HTTP/2, which every S2 endpoint has
+    S2s,
+    /// Millrace's gRPC API, through its client library
+    Grpc,
 }
 
 /// How fast writers send.
@@ -63,6 +73,7 @@ pub struct Names {
 pub struct Target {
     /// `A`, or `B` for the one it is held against.
     pub label: &'static str,
+    pub protocol: Protocol,
     pub endpoint: Endpoint,
     pub server_pid: Option<u32>,
 }

@@ -9,9 +9,10 @@ use super::batch::BatchTemplate;
 use super::clock::{Clock, Nanos, Window, nanos};
 use super::crew::Crew;
 use super::driver::Driver;
+use super::grpc::GrpcDriver;
 use super::limit::Evidence;
 use super::observer::{Observed, Observer};
-use super::plan::{Pace, Plan, Target, Workload};
+use super::plan::{Pace, Plan, Protocol, Target, Workload};
 use super::progress::Progress;
 use super::report::{Aim, Flow, RoundReport, Verified};
 use super::s2s::S2sDriver;
@@ -39,13 +40,7 @@ impl Round<'_> {
     /// the result stands.
     pub async fn run(&self) -> Result<RoundReport> {
         let (plan, label) = (self.plan, self.target.label);
-        let driver = S2sDriver::connect(
-            self.target.endpoint.clone(),
-            &basin_name(plan, label, self.number),
-            plan.connections,
-        )
-        .await?;
-        let driver: Arc<dyn Driver> = Arc::new(driver);
+        let driver = self.connect(&basin_name(plan, label, self.number)).await?;
         let mut site = Site::new(plan, driver.clone(), label, self.number);
         let outcome = tokio::select! {
             outcome = self.work(&mut site, driver) => outcome,
@@ -60,6 +55,14 @@ impl Round<'_> {
             self.progress.warn(&format!("not deleted: {error:#}"));
         }
         outcome
+    }
+
+    async fn connect(&self, basin: &str) -> Result<Arc<dyn Driver>> {
+        let (endpoint, connections) = (&self.target.endpoint, self.plan.connections);
+        Ok(match self.target.protocol {
+            Protocol::S2s => Arc::new(S2sDriver::connect(endpoint.clone(), basin, connections).await?),
+            Protocol::Grpc => Arc::new(GrpcDriver::new(endpoint, connections)?),
+        })
     }
 
     async fn work(&self, site: &mut Site, driver: Arc<dyn Driver>) -> Result<RoundReport> {

@@ -6,6 +6,7 @@ use millrace_api::scan::{ReadBatchPart, ReadBatchScanner, ScanError};
 use super::batch::Mark;
 use super::chain::Chain;
 use super::clock::Nanos;
+use super::driver::Delivery;
 
 /// The endpoint lost, repeated, reordered or changed a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,18 +66,49 @@ impl Verifier {
         self.chain
     }
 
-    /// Checks a protobuf `ReadBatch`. `seen` learns when its records were meant to be sent, in order: a time, and
-    /// how many records in a row have it. Of foreign content it learns nothing.
-    pub fn batch(&mut self, message: &[u8], mut seen: impl FnMut(Nanos, u64)) -> Result<Delivered, Mismatch> {
+    /// Checks what was delivered next. `seen` learns when its records were meant to be sent, in order: a time, and how
+    /// many records in a row have it. Of foreign content it learns nothing.
+    pub fn delivery(
+        &mut self,
+        batch: &Delivery,
+        seen: impl FnMut(Nanos, u64),
+    ) -> Result<Delivered, Mismatch> {
+        match batch {
+            Delivery::Encoded(message) => self.batch(message, seen),
+            Delivery::Records(records) => {
+                let records = records
+                    .iter()
+                    .map(|record| Ok((record.seq_num, &record.body[..], record.metered_bytes())));
+                self.records(records, seen)
+            }
+        }
+    }
+
+    /// The same for a protobuf `ReadBatch`.
+    pub fn batch(&mut self, message: &[u8], seen: impl FnMut(Nanos, u64)) -> Result<Delivered, Mismatch> {
+        let records = ReadBatchScanner::new(message).filter_map(|part| match part {
+            Ok(ReadBatchPart::Tail(_)) => None,
+            Ok(ReadBatchPart::Record(record)) => {
+                Some(Ok((record.position.seq_num, record.body, record.metered_bytes)))
+            }
+            Err(error) => Some(Err(error)),
+        });
+        self.records(records, seen)
+    }
+
+    /// Of each record its sequence number, body and metered bytes.
+    fn records<'a>(
+        &mut self,
+        records: impl Iterator<Item = Result<(u64, &'a [u8], usize), ScanError>>,
+        mut seen: impl FnMut(Nanos, u64),
+    ) -> Result<Delivered, Mismatch> {
         let mut delivered = Delivered::default();
         let mut run: Option<(Nanos, u64)> = None;
-        for part in ReadBatchScanner::new(message) {
-            let ReadBatchPart::Record(record) = part? else {
-                continue;
-            };
-            let intended = self.record(record.position.seq_num, record.body)?;
+        for record in records {
+            let (seq_num, body, metered_bytes) = record?;
+            let intended = self.record(seq_num, body)?;
             delivered.records += 1;
-            delivered.bytes += record.metered_bytes as u64;
+            delivered.bytes += metered_bytes as u64;
             run = match (intended, run) {
                 (Some(at), Some((same, count))) if at == same => Some((same, count + 1)),
                 (next, last) => {

@@ -126,6 +126,7 @@ pub fn turns(round: usize, endpoints: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::Protocol;
     use super::super::report::samples;
     use super::*;
 
@@ -133,6 +134,7 @@ mod tests {
         let rounds = (1..).zip(mib_s).map(|(n, mib_s)| samples::round(n, *mib_s));
         EndpointReport {
             label,
+            protocol: Protocol::S2s,
             url: "http://localhost".into(),
             rounds: rounds.collect(),
         }

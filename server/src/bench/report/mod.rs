@@ -8,6 +8,7 @@ pub use table::render;
 
 use super::limit::Limit;
 use super::meter::Tally;
+use super::plan::Protocol;
 use super::versus::Comparison;
 
 pub const MIB: f64 = 1024.0 * 1024.0;
@@ -29,7 +30,6 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
     pub workload: &'static str,
-    pub protocol: &'static str,
     pub streams: usize,
     pub readers: usize,
     pub catch_up_readers: usize,
@@ -74,6 +74,7 @@ impl Machine {
 #[derive(Debug, Clone, Serialize)]
 pub struct EndpointReport {
     pub label: &'static str,
+    pub protocol: Protocol,
     pub url: String,
     pub rounds: Vec<RoundReport>,
 }

@@ -59,6 +59,7 @@ pub fn report(rounds: &[&[f64]]) -> Report {
         .zip(rounds)
         .map(|(label, rounds)| EndpointReport {
             label,
+            protocol: Protocol::S2s,
             url: format!("http://{label}"),
             rounds: (1..).zip(*rounds).map(|(n, mib_s)| round(n, *mib_s)).collect(),
         })
@@ -68,7 +69,6 @@ pub fn report(rounds: &[&[f64]]) -> Report {
         version: "0",
         settings: Settings {
             workload: "append",
-            protocol: "s2s",
             streams: 1,
             readers: 0,
             catch_up_readers: 0,

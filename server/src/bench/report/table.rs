@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Aim, EndpointReport, MIB, Report};
+use crate::bench::plan::Protocol;
 use crate::bench::versus::{Comparison, FIGURES, median};
 
 /// Width of the first column: the longest name of a figure.
@@ -78,7 +79,11 @@ fn versus(ratios: &[Comparison], endpoints: &[EndpointReport], out: &mut String)
     }
     writeln!(out)?;
     for endpoint in endpoints {
-        writeln!(out, "{} is {}", endpoint.label, endpoint.url)?;
+        let protocol = match endpoint.protocol {
+            Protocol::S2s => "S2S",
+            Protocol::Grpc => "gRPC",
+        };
+        writeln!(out, "{} is {} over {protocol}", endpoint.label, endpoint.url)?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ fn ratios_come_before_absolute_figures() {
         .unwrap();
     let columns: Vec<_> = line.split_whitespace().collect();
     assert_eq!(columns, ["append", "MiB/s", "2.00", "30.0", "15.0"]);
-    assert!(text.contains("A is http://A\nB is http://B\n"));
+    assert!(text.contains("A is http://A over S2S\nB is http://B over S2S\n"));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use url::Url;
 use self::connection::Connection;
 use self::session::{FrameReader, S2sAcks, S2sBatches, S2sInputs};
 use self::upload::Upload;
-use super::driver::{Acks, Batches, DriveError, Driver, Inputs, Lane, StreamRef};
+use super::driver::{Acks, Batches, DriveError, Driver, Endpoint, Inputs, Lane, StreamRef};
 
 const S2S: HeaderValue = HeaderValue::from_static("s2s/proto");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -38,19 +38,6 @@ const REPLY_BYTES_MAX: usize = 64 * 1024;
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sessions per connection; S2 clients count on no endpoint allowing fewer.
 pub const SESSIONS_PER_CONNECTION_MAX: usize = 100;
-
-/// Where an endpoint is and how to be let in.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// Of basins; of streams too, with the basin in a header, unless `basin_url` is given.
-    pub url: Url,
-    /// Of streams. With `{basin}` in its host no header is sent.
-    pub basin_url: Option<String>,
-    /// Sent as a bearer token.
-    pub token: Option<String>,
-    /// Whether any certificate will do.
-    pub insecure: bool,
-}
 
 /// One endpoint, connected.
 pub struct S2sDriver {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::connection::broken;
 use super::{read_whole, refused};
 use crate::bench::batch::EncodedBatch;
-use crate::bench::driver::{Ack, Acks, Batches, DriveError, Inputs};
+use crate::bench::driver::{Ack, Acks, Batches, Delivery, DriveError, Inputs};
 
 /// The messages of one response.
 pub(super) struct FrameReader {
@@ -145,7 +145,7 @@ impl S2sBatches {
 
 #[async_trait]
 impl Batches for S2sBatches {
-    async fn next(&mut self) -> Result<Option<Bytes>, DriveError> {
-        self.0.next().await
+    async fn next(&mut self) -> Result<Option<Delivery>, DriveError> {
+        Ok(self.0.next().await?.map(Delivery::Encoded))
     }
 }

@@ -15,8 +15,8 @@ use tokio::runtime::Runtime;
 
 use self::generated::ReadTemplate;
 use self::streams::Streams;
-use super::plan::{Plan, Target, Workload};
-use super::s2s::Endpoint;
+use super::driver::Endpoint;
+use super::plan::{Plan, Protocol, Target, Workload};
 use super::usage::SINK_THREADS;
 use crate::env::Env;
 use crate::frontend::listener::Server;
@@ -69,6 +69,7 @@ impl NullSink {
     pub fn target(&self) -> Target {
         Target {
             label: "A",
+            protocol: Protocol::S2s,
             endpoint: Endpoint {
                 url: format!("http://{}", self.addr)
                     .parse()

@@ -57,7 +57,7 @@ async fn read(
             return Ok(0);
         }
         let first = verifier.next() == 0;
-        let delivered = verifier.batch(&batch, |_, _| {})?;
+        let delivered = verifier.delivery(&batch, |_, _| {})?;
         if delivered.records > 0 {
             let mut caught_up = load.meters.caught_up.count(reader);
             caught_up.batch(now, delivered.records, delivered.bytes);

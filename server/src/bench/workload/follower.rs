@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use super::Load;
 use crate::bench::chain::Chain;
-use crate::bench::driver::{Batches, Lane};
+use crate::bench::driver::{Batches, Delivery, Lane};
 use crate::bench::verify::Verifier;
 
 /// Follows stream number `stream` from its first record until it has all that the writer wrote, and agrees with it.
@@ -55,10 +55,10 @@ async fn until_agreed(
     }
 }
 
-fn deliver(load: &Load, reader: usize, verifier: &mut Verifier, batch: &[u8]) -> Result<()> {
+fn deliver(load: &Load, reader: usize, verifier: &mut Verifier, batch: &Delivery) -> Result<()> {
     let now = load.clock.now();
     let mut followed = load.meters.followed.count(reader);
-    let delivered = verifier.batch(batch, |intended, records| {
+    let delivered = verifier.delivery(batch, |intended, records| {
         followed.latency(now, intended, records)
     })?;
     if delivered.records > 0 {
