@@ -26,6 +26,22 @@ impl TestNode {
         Self::run(settings, Env::system(), Some(dir))
     }
 
+    /// For all tests of a process, as long as it lives. Nothing runs at its end, so what earlier processes left is
+    /// removed here.
+    pub fn shared(change: impl FnOnce(&mut Settings)) -> Self {
+        let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shared-nodes");
+        for left in std::fs::read_dir(&all).into_iter().flatten().flatten() {
+            let process = Path::new("/proc").join(left.file_name());
+            if !process.exists() {
+                // Another process may be at it too.
+                let _ = std::fs::remove_dir_all(left.path());
+            }
+        }
+        let dir = all.join(std::process::id().to_string());
+        let settings = settings(&dir, change);
+        Self::run(settings, Env::system(), None)
+    }
+
     /// On a store that the test made, with metadata of its own.
     pub fn start_on(store: Arc<dyn ZoneStore>, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");

@@ -26,7 +26,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const DOMAIN: &str = "b.example.test";
 
 static SHARED: LazyLock<TestNode> =
-    LazyLock::new(|| TestNode::start(|settings| settings.basin_domain = Some(DOMAIN.into())));
+    LazyLock::new(|| TestNode::shared(|settings| settings.basin_domain = Some(DOMAIN.into())));
 
 pub fn shared_addr() -> SocketAddr {
     SHARED.addr

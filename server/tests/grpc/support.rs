@@ -29,7 +29,7 @@ mod clients {
 /// Longer than anything here takes unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-static SHARED: LazyLock<TestNode> = LazyLock::new(|| TestNode::start(|_| {}));
+static SHARED: LazyLock<TestNode> = LazyLock::new(|| TestNode::shared(|_| {}));
 
 pub fn shared_addr() -> SocketAddr {
     SHARED.addr

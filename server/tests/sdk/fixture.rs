@@ -19,7 +19,7 @@ use crate::node::TestNode;
 /// Longer than anything here takes unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-static SHARED: LazyLock<TestNode> = LazyLock::new(|| TestNode::start(|_| {}));
+static SHARED: LazyLock<TestNode> = LazyLock::new(|| TestNode::shared(|_| {}));
 
 /// A client of the shared node.
 pub fn client() -> S2 {
