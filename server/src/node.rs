@@ -7,18 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_api::config::StorageClass;
-use millrace_api::id::{ChannelId, Incarnation, NodeId, ZoneGen};
+use millrace_api::id::{ChannelId, Incarnation, NodeId};
 use millrace_raft::command::{CreateChannel, RegisterNode};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::{Meta, MetaOptions};
 use millrace_wal::{Wal, WalOptions};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::channel::handle::ChannelHandle;
-use crate::channel::recovery::{self, Owner, RecoveryError};
+use crate::channel::recovery::{Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
-use crate::channel::task::{self, ChannelTask};
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
 use crate::config::{ConfigError, NodeConfig};
@@ -28,6 +27,8 @@ use crate::frontend::http::{self, HttpOptions};
 use crate::frontend::listener::Server;
 use crate::frontend::service::{Frontend, Lifecycle, ServiceLimits};
 use crate::init_file::{Declaration, InitError};
+use crate::lease::Lease;
+use crate::ownership::{Ownership, Parts, Trouble, Wanted};
 use crate::store::{self, StoreError};
 use crate::tasks::deletion::Deletion;
 use crate::telemetry::{Metrics, Sources};
@@ -53,6 +54,8 @@ pub enum NodeError {
         channel: ChannelId,
         cause: RecoveryError,
     },
+    #[error("{0}")]
+    Channels(String),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot listen on {addr}: {cause}")]
@@ -78,7 +81,7 @@ pub struct Node {
     frontend: Arc<Frontend>,
     lifecycle: Lifecycle,
     http: Server,
-    channels: JoinSet<(ChannelId, task::Ended)>,
+    ownership: JoinHandle<Result<(), Trouble>>,
     stop_channels: CancellationToken,
     stop_tasks: CancellationToken,
     tasks: JoinSet<()>,
@@ -111,33 +114,41 @@ impl Node {
         let wal = Wal::new(vec![zone], 1, wal_options(&config, &env))?;
         let incarnation = register(&meta, &env).await?;
 
+        let channels = Channels::new(NODE, meta.clone());
+        let ids = create_channels(&meta, config.channels).await?;
+        let limits = ChannelLimits {
+            chunk_bytes: config.chunk_bytes,
+            linger: config.linger,
+            recent_bytes: config.recent_bytes / ids.len(),
+        };
+        let parts = Parts {
+            env: env.clone(),
+            meta: meta.clone(),
+            wal: wal.clone(),
+            gens: vec![zone_gen],
+            limits,
+            idle_timeout: config.idle_timeout,
+            channels: channels.clone(),
+            lease: Lease::always(),
+            stuck_after: None,
+        };
         let stop_channels = CancellationToken::new();
-        let mut running = JoinSet::new();
-        let mut channels = Channels::default();
-        let mut stats = Vec::new();
-        let ids = channel_ids(&meta, config.channels)?;
-        let recent_bytes = config.recent_bytes / ids.len();
-        for id in ids {
-            let owner = Owner {
-                node: NODE,
-                incarnation,
-            };
-            let (handle, task) = start_channel(
-                id,
-                owner,
-                zone_gen,
-                recent_bytes,
-                &config,
-                &env,
-                &meta,
-                &wal,
-                &stop_channels,
-            )
-            .await
-            .map_err(|cause| NodeError::Recovery { channel: id, cause })?;
-            stats.push((id, task.stats.clone()));
-            channels.insert(StorageClass::Standard, handle);
-            running.spawn(async move { (id, task.run().await) });
+        let owner = Owner {
+            node: NODE,
+            incarnation,
+        };
+        let (wanted, wants) = watch::channel(Wanted {
+            channels: ids.clone(),
+        });
+        let ownership = Ownership::new(parts, owner, wants, watch::Sender::default());
+        let stop = stop_channels.clone();
+        let mut ownership = tokio::spawn(async move {
+            let _wanted = wanted;
+            ownership.run(stop).await
+        });
+        tokio::select! {
+            () = channels.wait_owned(&ids) => {}
+            ended = &mut ownership => return Err(not_owned(ended)),
         }
 
         let lifecycle = Lifecycle::default();
@@ -163,7 +174,7 @@ impl Node {
             tracing::info!(?converged, path = %path.display(), "applied the init file");
         }
         let metrics = Metrics::new(Sources {
-            channels: stats,
+            channels: channels.clone(),
             wal,
             meta: meta.clone(),
             append_room: frontend.append_room(),
@@ -187,7 +198,7 @@ impl Node {
             frontend,
             lifecycle,
             http,
-            channels: running,
+            ownership,
             stop_channels,
             stop_tasks,
             tasks,
@@ -208,7 +219,7 @@ impl Node {
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Ended {
         let failure = tokio::select! {
             () = stop => None,
-            ended = self.channels.join_next() => Some(channel_failure(ended)),
+            ended = &mut self.ownership => Some(channel_failure(ended)),
             why = self.meta.failed() => Some(format!("the metadata group has failed: {why}")),
         };
         match failure {
@@ -233,28 +244,39 @@ impl Node {
         self.stop_tasks.cancel();
         self.http.stop(clients_timeout).await;
         self.stop_channels.cancel();
-        let written = async { while self.channels.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.config.append_timeout, written)
-            .await
-            .is_err()
+        if !self.ownership.is_finished()
+            && tokio::time::timeout(self.config.append_timeout, &mut self.ownership)
+                .await
+                .is_err()
         {
             tracing::warn!("storage did not take the last chunks; unacknowledged appends may be lost");
+            self.ownership.abort();
         }
-        self.channels.shutdown().await;
         self.tasks.shutdown().await;
         self.meta.shutdown().await;
     }
 }
 
 /// Why the node stops when a channel has ended by itself.
-fn channel_failure(ended: Option<Result<(ChannelId, task::Ended), tokio::task::JoinError>>) -> String {
+fn channel_failure(ended: Result<Result<(), Trouble>, JoinError>) -> String {
     match ended {
-        Some(Ok((channel, task::Ended::Fenced(by)))) => format!(
-            "fenced: another process has taken over channel {channel} ({by:?}); this node acknowledges nothing more"
+        Ok(Err(Trouble::Fenced { channel, by })) => format!(
+            "fenced: another process has taken over channel {channel} ({by}); this node acknowledges nothing more"
         ),
-        Some(Ok((channel, task::Ended::Stopped))) => format!("channel {channel} has stopped"),
-        Some(Err(panic)) => format!("a channel has failed: {panic}"),
-        None => "no channel is left".into(),
+        Ok(Err(Trouble::Recovery { channel, cause })) => {
+            format!("channel {channel} cannot be recovered: {cause}")
+        }
+        Ok(Err(Trouble::Panicked(panic))) => format!("a channel has failed: {panic}"),
+        Ok(Ok(())) => "the channels have stopped".into(),
+        Err(panic) => format!("a channel has failed: {panic}"),
+    }
+}
+
+/// Why a node does not start whose channels were not taken over.
+fn not_owned(ended: Result<Result<(), Trouble>, JoinError>) -> NodeError {
+    match ended {
+        Ok(Err(Trouble::Recovery { channel, cause })) => NodeError::Recovery { channel, cause },
+        ended => NodeError::Channels(channel_failure(ended)),
     }
 }
 
@@ -274,13 +296,16 @@ async fn lock_patiently(path: &Path) -> Result<DataDir, DataDirError> {
 }
 
 /// The channels that are asked for, and those that are there already: streams are on them.
-fn channel_ids(meta: &Meta, asked: u32) -> Result<BTreeSet<ChannelId>, MetaError> {
-    let known = meta
-        .state()
-        .channels()?
-        .into_iter()
-        .map(|channel| channel.channel);
-    Ok((1..=asked).map(ChannelId).chain(known).collect())
+async fn create_channels(meta: &Meta, asked: u32) -> Result<BTreeSet<ChannelId>, MetaError> {
+    let known = meta.state().channels()?;
+    let mut ids: BTreeSet<_> = known.into_iter().map(|channel| channel.channel).collect();
+    for channel in (1..=asked).map(ChannelId) {
+        if ids.insert(channel) {
+            let class = StorageClass::Standard;
+            meta.propose(CreateChannel { channel, class }).await?;
+        }
+    }
+    Ok(ids)
 }
 
 fn wal_options(config: &NodeConfig, env: &Env) -> WalOptions {
@@ -305,48 +330,6 @@ async fn register(meta: &Meta, env: &Env) -> Result<Incarnation, MetaError> {
     })
     .await?;
     Ok(incarnation)
-}
-
-#[allow(clippy::too_many_arguments)] // Wiring: each is one part of the node.
-async fn start_channel(
-    id: ChannelId,
-    owner: Owner,
-    zone_gen: ZoneGen,
-    recent_bytes: usize,
-    config: &NodeConfig,
-    env: &Env,
-    meta: &Meta,
-    wal: &Wal,
-    stop: &CancellationToken,
-) -> Result<(ChannelHandle, ChannelTask), RecoveryError> {
-    meta.propose(CreateChannel {
-        channel: id,
-        class: StorageClass::Standard,
-    })
-    .await?;
-    let limits = ChannelLimits {
-        chunk_bytes: config.chunk_bytes,
-        linger: config.linger,
-        recent_bytes,
-    };
-    let recovered = recovery::take_over(id, owner, vec![zone_gen], limits, env, meta, wal).await?;
-    let (handle, requests) = ChannelHandle::new(id);
-    let mut task = ChannelTask {
-        id,
-        epoch: recovered.epoch,
-        env: env.clone(),
-        meta: meta.clone(),
-        state: recovered.state,
-        writer: recovered.writer,
-        written: recovered.written,
-        requests,
-        idle_timeout: config.idle_timeout,
-        stop: stop.clone(),
-        stats: Arc::default(),
-        waiting: task::Waiting::default(),
-    };
-    task.close_leftovers(recovered.deleting);
-    Ok((handle, task))
 }
 
 async fn listen(

@@ -27,7 +27,9 @@ pub enum Request {
     /// means that nothing of the stream is sequenced or answered any more.
     Refresh {
         stream: StreamId,
-        reply: oneshot::Sender<()>,
+        /// The state to act upon is at least as new as this log index.
+        applied: u64,
+        reply: oneshot::Sender<Result<(), Refusal>>,
     },
 }
 
@@ -57,7 +59,7 @@ impl Request {
             }
             Self::Read(read) => drop(read.reply.send(Err(refusal))),
             Self::CheckTail { reply, .. } => drop(reply.send(Err(refusal))),
-            Self::Refresh { reply, .. } => drop(reply.send(())),
+            Self::Refresh { reply, .. } => drop(reply.send(Err(refusal))),
         }
     }
 }
@@ -172,8 +174,10 @@ pub enum ReadReply {
 /// Why a channel did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("the stream is not on this channel")]
-    NotHere,
+    /// Nothing was applied. The state by which the stream was looked for is as of the log index `applied`; 0 where
+    /// that is the asker's own.
+    #[error("the stream is not served here")]
+    NotHere { applied: u64 },
     #[error("the stream is being deleted")]
     Deleting,
     #[error("no such stream")]
@@ -197,9 +201,33 @@ pub enum Refusal {
     /// The channel stopped after it had sent the batch to storage.
     #[error("the channel stopped while the append was on its way to storage; it may or may not be applied")]
     Unknown,
+    /// The node has no right to answer at the moment; nothing was applied.
+    #[error("the node that serves the stream has no right to answer at the moment")]
+    NoLease,
+    /// The node that serves the stream could not be asked; nothing was applied.
+    #[error("the node that serves the stream cannot be reached")]
+    Unreachable,
     /// The metadata group could not be asked; nothing was applied.
     #[error("metadata is unavailable: {0}")]
     Metadata(String),
+}
+
+impl Refusal {
+    /// Whether it tells what the stream's state is.
+    pub fn is_condition(&self) -> bool {
+        matches!(
+            self,
+            Self::FencingTokenMismatch { .. } | Self::SeqNumMismatch { .. }
+        )
+    }
+
+    /// Nothing was applied, and whoever serves the stream, now or soon, may carry the request out.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(
+            self,
+            Self::NotHere { .. } | Self::Stopped | Self::Unreachable | Self::NoLease
+        )
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::state::{ChannelState, Effect};
 use super::stats::ChannelStats;
 use super::streamlet::StreamletStart;
 use crate::env::Env;
+use crate::lease::Lease;
 
 /// Requests taken from the queue before chunks are looked at again.
 const REQUESTS_PER_TURN: usize = 256;
@@ -38,6 +39,8 @@ pub enum Ended {
     Stopped,
     /// Another owner has taken the epoch. Nothing was acknowledged that it does not know.
     Fenced(FencedBy),
+    /// Storage has taken nothing for too long.
+    Stuck,
 }
 
 pub struct ChannelTask {
@@ -54,6 +57,11 @@ pub struct ChannelTask {
     pub stop: CancellationToken,
     pub stats: Arc<ChannelStats>,
     pub waiting: Waiting,
+    /// The right to answer reads, tails and failed conditions. Acknowledgements need none: who may write is up to the
+    /// chunks.
+    pub lease: Lease,
+    /// The channel ends when a chunk has waited for so long.
+    pub stuck_after: Option<Duration>,
 }
 
 /// Work on metadata that is under way, and the requests that wait for it.
@@ -109,6 +117,9 @@ impl ChannelTask {
                     self.stats.chunk_retried();
                     tracing::warn!(channel = %self.id, epoch = %self.epoch, %slot, %error, waiting = ?since,
                         "a chunk could not be written yet; the same chunk is tried again");
+                    if self.stuck_after.is_some_and(|bound| since > bound) {
+                        return self.end(Ended::Stuck);
+                    }
                 }
                 Event::Job(done) => self.job_done(done, now),
                 Event::Rest => {
@@ -164,8 +175,15 @@ impl ChannelTask {
                 self.state.append(append, now, now_ms);
             }
             Request::Read(read) => self.state.read(read, now),
-            Request::CheckTail { stream, reply } => drop(reply.send(self.state.check_tail(stream, now))),
-            Request::Refresh { stream, reply } => {
+            Request::CheckTail { stream, reply } => {
+                let tail = self.state.check_tail(stream, now);
+                let leased = tail.and_then(|tail| match self.lease.is_valid() {
+                    true => Ok(tail),
+                    false => Err(Refusal::NoLease),
+                });
+                let _ = reply.send(leased);
+            }
+            Request::Refresh { stream, reply, .. } => {
                 match self.record(stream) {
                     Ok(Some(record)) if record.deletion.is_none() => {
                         self.state.reconfigure(stream, record.config);
@@ -175,7 +193,7 @@ impl ChannelTask {
                         tracing::error!(%stream, %error, "metadata of an open stream cannot be read")
                     }
                 }
-                let _ = reply.send(());
+                let _ = reply.send(Ok(()));
             }
         }
     }
@@ -198,9 +216,9 @@ impl ChannelTask {
                     self.request(request, now, now_ms);
                 }
             }
-            Some(_) => refuse_all(requests, &Refusal::NotHere),
+            Some(_) => refuse_all(requests, &Refusal::NotHere { applied: 0 }),
             None if requests.iter().all(|r| matches!(r, Request::Refresh { .. })) => {
-                refuse_all(requests, &Refusal::NotHere);
+                refuse_all(requests, &Refusal::NotHere { applied: 0 });
             }
             None => {
                 self.waiting.parked.insert(stream, requests);
@@ -264,7 +282,14 @@ impl ChannelTask {
         for effect in self.state.take_effects() {
             match effect {
                 // A requester that went away has no use for the answer.
+                Effect::Append(reply, Err(refusal)) if refusal.is_condition() => {
+                    drop(reply.send(Err(leased(&self.lease, refusal))));
+                }
                 Effect::Append(reply, answer) => drop(reply.send(answer)),
+                Effect::Read(reply, Ok(answer)) => {
+                    let valid = self.lease.is_valid();
+                    drop(reply.send(if valid { Ok(answer) } else { Err(Refusal::NoLease) }));
+                }
                 Effect::Read(reply, answer) => drop(reply.send(answer)),
                 Effect::Closed { stream, streamlet } => {
                     let (meta, channel, epoch) = (self.meta.clone(), self.id, self.epoch);
@@ -360,6 +385,14 @@ impl ChannelTask {
                 .jobs
                 .spawn(close_streamlet(self.meta.clone(), command));
         }
+    }
+}
+
+/// A refusal that tells of the stream's state, if the node may tell of it.
+fn leased(lease: &Lease, refusal: Refusal) -> Refusal {
+    match lease.is_valid() {
+        true => refusal,
+        false => Refusal::NoLease,
     }
 }
 
