@@ -1,6 +1,35 @@
-//! Generates the services between nodes, without an external protobuf compiler.
+//! Generates the gRPC services: the public ones, whose messages are those of `millrace-api`, and those between nodes.
+
+use std::path::PathBuf;
+
+use tonic_prost_build::Builder;
+
+const PROTO_DIR: &str = "../api/proto";
+const SERVICES: [&str; 3] = [
+    "millrace/v1/account.proto",
+    "millrace/v1/basin.proto",
+    "millrace/v1/stream.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed={PROTO_DIR}");
+    let files = protox::compile(SERVICES, [PROTO_DIR])?;
+    generator()
+        .build_client(false)
+        .codec_path("crate::frontend::grpc::codec::Codec")
+        .compile_fds(files.clone())?;
+    // Clients that know nothing but the .proto files, for the tests; no part of the library includes them.
+    let clients = PathBuf::from(std::env::var("OUT_DIR")?).join("clients");
+    std::fs::create_dir_all(&clients)?;
+    generator()
+        .build_server(false)
+        .out_dir(clients)
+        .compile_fds(files)?;
+    between_nodes()
+}
+
+/// What nodes say to each other, both sides of it.
+fn between_nodes() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(["millrace/peer/v1/peer.proto"], ["proto"])?;
     tonic_prost_build::configure()
@@ -9,4 +38,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .emit_rerun_if_changed(false)
         .compile_fds(files)?;
     Ok(())
+}
+
+/// Connections are ours, not tonic's.
+fn generator() -> Builder {
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .extern_path(".s2.v1", "::millrace_api::proto")
+        .extern_path(".millrace.v1", "::millrace_api::grpc")
+        .emit_rerun_if_changed(false)
 }

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod command;
 pub mod config;
 pub mod error;
+pub mod grpc;
 pub mod id;
 pub mod json;
 pub mod limits;

@@ -28,6 +28,10 @@ pub const S2S_COMPRESS_MIN: usize = 1024;
 /// Body of a unary HTTP request, after decompression.
 pub const HTTP_BODY_MAX: usize = 2 * 1024 * 1024;
 
+/// Message of the gRPC API that carries an append: an input as large as HTTP takes it, and names around it. Replies
+/// with records are smaller.
+pub const GRPC_APPEND_LEN_MAX: usize = HTTP_BODY_MAX + 4 * 1024;
+
 /// `wait` of a unary read is clamped to this.
 pub const UNARY_WAIT_MAX: Duration = Duration::from_secs(60);
 /// A read session in follow mode is never silent for longer than this.

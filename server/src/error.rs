@@ -52,6 +52,11 @@ impl ServiceError {
         )
     }
 
+    /// What a session, or a request that came too late, is told when the node is about to stop.
+    pub fn draining() -> Self {
+        Self::new(ErrorCode::ServerDraining, "this node is stopping")
+    }
+
     /// HTTP status of the answer.
     pub fn status(&self) -> u16 {
         match self {

@@ -23,6 +23,7 @@ use crate::chunk_reader::ChunkReader;
 use crate::config::{ConfigError, NodeConfig};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::env::Env;
+use crate::frontend::grpc;
 use crate::frontend::http::{self, HttpOptions};
 use crate::frontend::listener::Server;
 use crate::frontend::service::{Frontend, Lifecycle, ServiceLimits};
@@ -350,7 +351,7 @@ async fn listen(
         cors: config.cors,
         metrics: Arc::new(move || metrics.render()),
     };
-    let router = http::router(frontend.clone(), options);
+    let router = http::router(frontend.clone(), options).merge(grpc::router(frontend.clone()));
     Server::start(listener, tls, router, config.connections_max)
         .map_err(|cause| NodeError::Listen { addr, cause })
 }

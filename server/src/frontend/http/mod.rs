@@ -29,7 +29,8 @@ mod streams;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
@@ -39,6 +40,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
 use self::body::BodyBudget;
 use self::failure::Failure;
 use crate::error::ServiceError;
+use crate::frontend::grpc;
 use crate::frontend::service::Frontend;
 
 /// Replies of up to this many bytes are sent as they are.
@@ -134,8 +136,12 @@ async fn locations() -> Failure {
     ServiceError::not_implemented("choosing locations").into()
 }
 
-async fn unknown_path() -> Failure {
-    Failure::unknown_path()
+/// Services of gRPC are paths too; their clients do not understand a reply that is not theirs.
+async fn unknown_path(headers: HeaderMap) -> Response {
+    match grpc::is_grpc(&headers) {
+        true => grpc::unknown_service(),
+        false => Failure::unknown_path().into_response(),
+    }
 }
 
 async fn unknown_method() -> Failure {

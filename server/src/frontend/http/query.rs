@@ -2,7 +2,6 @@
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
-use millrace_api::limits::{BASIN_NAME_LEN_MAX, STREAM_NAME_LEN_MAX};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -36,24 +35,15 @@ pub(super) struct ListQuery {
 impl ListQuery {
     /// Parts of basin names: nothing that no basin's name can contain or begin with.
     pub fn of_basins(self) -> Result<ListRequest, Failure> {
-        for text in [&self.prefix, &self.start_after] {
-            let possible = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-            if text.len() > BASIN_NAME_LEN_MAX || text.starts_with('-') || !text.bytes().all(possible) {
-                return Err(Failure::bad_query(format!("no basin name begins with {text:?}")));
-            }
-        }
-        Ok(self.request())
+        let request = self.request();
+        request.check_basins().map_err(Failure::bad_query)?;
+        Ok(request)
     }
 
     pub fn of_streams(self) -> Result<ListRequest, Failure> {
-        for text in [&self.prefix, &self.start_after] {
-            if text.len() > STREAM_NAME_LEN_MAX {
-                return Err(Failure::bad_query(format!(
-                    "a stream name has at most {STREAM_NAME_LEN_MAX} bytes"
-                )));
-            }
-        }
-        Ok(self.request())
+        let request = self.request();
+        request.check_streams().map_err(Failure::bad_query)?;
+        Ok(request)
     }
 
     fn request(self) -> ListRequest {

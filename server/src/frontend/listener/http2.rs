@@ -10,15 +10,17 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-/// Bytes a client may send on one stream before we have read them. Carries the largest frame of a session whole,
-/// and 100 MiB/s over a round trip of 20 ms.
-const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-/// The same for all streams of a connection: four busy appenders do not slow each other, and a peer that sends
+/// Bytes a client may send on one stream before we have read them. More than the 5 MiB that SDKs let wait for
+/// acknowledgement, so that their own bound decides and not ours; and 400 MiB/s over a round trip of 20 ms. Messages
+/// of 1 MiB over one local connection were measured at 4.6 GB/s with these windows and frames, and at 1.7 GB/s with
+/// the defaults of tonic.
+const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+/// The same for all streams of a connection: two appenders at full speed do not slow each other, and a peer that sends
 /// and never lets us answer holds no more than this.
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
-/// Largest DATA frame we take. A batch of 1 MiB then comes in a few pieces, while other streams still get a turn
-/// between them.
-const FRAME_BYTES_MAX: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Largest DATA frame we take, and what a connection may hold of one that is incomplete. A batch of 1 MiB then comes
+/// in one piece or two, and is put together with one copy; another stream waits for at most one such frame.
+const FRAME_BYTES_MAX: u32 = 1024 * 1024;
 /// Bytes of one stream that wait for the peer's window: one full read batch, so that the next is prepared while
 /// the last is sent.
 const SEND_BUFFER_BYTES_MAX: usize = 1024 * 1024;

@@ -28,6 +28,11 @@ impl Lifecycle {
         self.draining.is_cancelled()
     }
 
+    /// Resolves when every channel serves. Cancel safe.
+    pub async fn readied(&self) {
+        self.ready.cancelled().await;
+    }
+
     /// Resolves when draining begins. Cancel safe.
     pub async fn drained(&self) {
         self.draining.cancelled().await;

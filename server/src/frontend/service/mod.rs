@@ -88,6 +88,11 @@ impl Frontend {
         self.lifecycle.is_draining()
     }
 
+    /// Resolves when the node can serve. Cancel safe.
+    pub async fn readied(&self) {
+        self.lifecycle.readied().await;
+    }
+
     /// Resolves when draining begins. Cancel safe.
     pub async fn drained(&self) {
         self.lifecycle.drained().await;

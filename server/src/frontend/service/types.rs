@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use millrace_api::config::{BasinConfig, Cipher, StreamConfig};
+use millrace_api::limits::{BASIN_NAME_LEN_MAX, STREAM_NAME_LEN_MAX};
 use millrace_api::name::{BasinName, RequestToken, StreamName};
 use millrace_api::position::{SeqNum, StreamPosition};
 
@@ -60,6 +61,28 @@ pub struct ListRequest {
     pub start_after: String,
     /// 1 to [`millrace_api::limits::LIST_PAGE_MAX`]; every other value means that maximum.
     pub limit: usize,
+}
+
+impl ListRequest {
+    /// Whether both texts are parts of basin names: nothing that no basin's name can contain or begin with. The error
+    /// is meant for the client.
+    pub fn check_basins(&self) -> Result<(), String> {
+        for text in [&self.prefix, &self.start_after] {
+            let possible = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if text.len() > BASIN_NAME_LEN_MAX || text.starts_with('-') || !text.bytes().all(possible) {
+                return Err(format!("no basin name begins with {text:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for stream names.
+    pub fn check_streams(&self) -> Result<(), String> {
+        match self.prefix.len().max(self.start_after.len()) > STREAM_NAME_LEN_MAX {
+            true => Err(format!("a stream name has at most {STREAM_NAME_LEN_MAX} bytes")),
+            false => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
