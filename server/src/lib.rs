@@ -6,8 +6,9 @@
 pub mod channel;
 pub mod channels;
 pub mod chunk_reader;
+pub mod cluster;
 pub mod config;
-mod control;
+pub mod control;
 mod data_dir;
 pub mod env;
 pub mod error;

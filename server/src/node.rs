@@ -20,7 +20,9 @@ use crate::channel::recovery::{Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
+use crate::cluster::{Cluster, ClusterError, Lives};
 use crate::config::{ConfigError, NodeConfig};
+use crate::control::Control;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::env::Env;
 use crate::frontend::grpc;
@@ -29,13 +31,17 @@ use crate::frontend::listener::Server;
 use crate::frontend::service::{Frontend, Lifecycle, ServiceLimits};
 use crate::init_file::{Declaration, InitError};
 use crate::lease::Lease;
+use crate::peer::serve::PeerService;
 use crate::ownership::{Ownership, Parts, Trouble, Wanted};
 use crate::store::{self, StoreError};
 use crate::tasks::deletion::Deletion;
 use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
 
-/// The only node of a cell, until cells have several.
+/// A channel that storage takes nothing of for this long is left to another node.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// A node that is alone.
 const NODE: NodeId = NodeId(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,8 @@ pub enum NodeError {
     },
     #[error("{0}")]
     Channels(String),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot listen on {addr}: {cause}")]
@@ -85,6 +93,8 @@ pub struct Node {
     ownership: JoinHandle<Result<(), Trouble>>,
     stop_channels: CancellationToken,
     stop_tasks: CancellationToken,
+    /// What other nodes ask of this one.
+    stop_serving: CancellationToken,
     tasks: JoinSet<()>,
 }
 
@@ -96,8 +106,15 @@ impl Node {
             true => data_dir.metadata_in_memory()?,
             false => data_dir.metadata(),
         };
-        let meta = Meta::open(MetaOptions::new(metadata_dir, NODE)).await?;
-        let started = Self::start_on(config, env, data_dir, meta.clone()).await;
+        let cluster = match config.cluster.clone() {
+            Some(cluster) => Some(Cluster::open(cluster, env.clone(), metadata_dir.clone()).await?),
+            None => None,
+        };
+        let meta = match &cluster {
+            Some(cluster) => cluster.meta.clone(),
+            None => Meta::open(MetaOptions::new(metadata_dir, NODE)).await?,
+        };
+        let started = Self::start_on(config, env, data_dir, meta.clone(), cluster).await;
         if started.is_err() {
             meta.shutdown().await;
         }
@@ -109,18 +126,17 @@ impl Node {
         env: Env,
         data_dir: DataDir,
         meta: Meta,
+        cluster: Option<Cluster>,
     ) -> Result<Self, NodeError> {
         let zone = store::open(&config.store, &meta, &env).await?;
         let zone_gen = zone.zone_gen;
         let wal = Wal::new(vec![zone], 1, wal_options(&config, &env))?;
-        let incarnation = register(&meta, &env).await?;
-
-        let channels = Channels::new(NODE, meta.clone());
-        let ids = create_channels(&meta, config.channels).await?;
+        let node = config.cluster.as_ref().map_or(NODE, |cluster| cluster.node);
+        let channels = Channels::new(node, meta.clone());
         let limits = ChannelLimits {
             chunk_bytes: config.chunk_bytes,
             linger: config.linger,
-            recent_bytes: config.recent_bytes / ids.len(),
+            recent_bytes: config.recent_bytes / config.channels as usize,
         };
         let parts = Parts {
             env: env.clone(),
@@ -133,26 +149,8 @@ impl Node {
             lease: Lease::always(),
             stuck_after: None,
         };
-        let stop_channels = CancellationToken::new();
-        let owner = Owner {
-            node: NODE,
-            incarnation,
-        };
-        let (wanted, wants) = watch::channel(Wanted {
-            channels: ids.clone(),
-        });
-        let ownership = Ownership::new(parts, owner, wants, watch::Sender::default());
-        let stop = stop_channels.clone();
-        let mut ownership = tokio::spawn(async move {
-            let _wanted = wanted;
-            ownership.run(stop).await
-        });
-        tokio::select! {
-            () = channels.wait_owned(&ids) => {}
-            ended = &mut ownership => return Err(not_owned(ended)),
-        }
-
         let lifecycle = Lifecycle::default();
+        let stop_channels = CancellationToken::new();
         let chunks = Arc::new(ChunkReader::new(
             wal.clone(),
             config.footer_cache_bytes,
@@ -170,6 +168,24 @@ impl Node {
             limits,
             lifecycle.clone(),
         ));
+        let stop_tasks = CancellationToken::new();
+        let stop_serving = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let ownership = match &cluster {
+            None => own_all(parts, &config, stop_channels.clone()).await?,
+            Some(cluster) => {
+                let among = Among {
+                    cluster,
+                    config: &config,
+                    frontend: &frontend,
+                    lifecycle: &lifecycle,
+                    parts,
+                };
+                let (control, lives) = among.others(stop_serving.clone()).await?;
+                tasks.spawn(control.run(stop_tasks.clone()));
+                among_others(lives, stop_channels.clone()).await
+            }
+        };
         if let Some(path) = &config.init_file {
             let converged = Declaration::read(path)?.apply(&frontend).await?;
             tracing::info!(?converged, path = %path.display(), "applied the init file");
@@ -181,8 +197,6 @@ impl Node {
             append_room: frontend.append_room(),
         });
         let http = listen(&config, &env, &frontend, metrics).await?;
-        let stop_tasks = CancellationToken::new();
-        let mut tasks = JoinSet::new();
         let deletion = Deletion {
             env,
             meta: meta.clone(),
@@ -202,6 +216,7 @@ impl Node {
             ownership,
             stop_channels,
             stop_tasks,
+            stop_serving,
             tasks,
         })
     }
@@ -253,6 +268,7 @@ impl Node {
             tracing::warn!("storage did not take the last chunks; unacknowledged appends may be lost");
             self.ownership.abort();
         }
+        self.stop_serving.cancel();
         self.tasks.shutdown().await;
         self.meta.shutdown().await;
     }
@@ -271,6 +287,94 @@ fn channel_failure(ended: Result<Result<(), Trouble>, JoinError>) -> String {
         Ok(Ok(())) => "the channels have stopped".into(),
         Err(panic) => format!("a channel has failed: {panic}"),
     }
+}
+
+/// Takes over every channel, as a node does that is alone, and keeps them until `stop`. Answers when all are served.
+async fn own_all(
+    parts: Parts,
+    config: &NodeConfig,
+    stop: CancellationToken,
+) -> Result<JoinHandle<Result<(), Trouble>>, NodeError> {
+    let incarnation = register(&parts.meta, &parts.env).await?;
+    let ids = create_channels(&parts.meta, config.channels).await?;
+    let channels = parts.channels.clone();
+    let owner = Owner {
+        node: NODE,
+        incarnation,
+    };
+    let (wanted, wants) = watch::channel(Wanted {
+        channels: ids.clone(),
+    });
+    let ownership = Ownership::new(parts, owner, wants, watch::Sender::default());
+    let mut ownership = tokio::spawn(async move {
+        let _wanted = wanted;
+        ownership.run(stop).await
+    });
+    tokio::select! {
+        () = channels.wait_owned(&ids) => Ok(ownership),
+        ended = &mut ownership => Err(not_owned(ended)),
+    }
+}
+
+/// What makes a node one among others.
+struct Among<'a> {
+    cluster: &'a Cluster,
+    config: &'a NodeConfig,
+    frontend: &'a Arc<Frontend>,
+    lifecycle: &'a Lifecycle,
+    parts: Parts,
+}
+
+impl Among<'_> {
+    /// Opens the ways from and to other nodes, until `stop`.
+    async fn others(self, stop: CancellationToken) -> Result<(Control, Lives), NodeError> {
+        let Self {
+            cluster,
+            config,
+            frontend,
+            lifecycle,
+            parts,
+        } = self;
+        let settings = cluster.config();
+        let control = Control::new(cluster.meta.clone(), settings.lease, config.channels);
+        let peers = cluster.peers()?;
+        parts.channels.reach_others(peers.clone());
+        let service = PeerService {
+            meta: cluster.meta.clone(),
+            channels: parts.channels.clone(),
+            room: frontend.room(),
+            heartbeats: Arc::new(control.clone()),
+        };
+        let address = cluster.serve(service, stop).await?;
+        let lives = Lives {
+            node: settings.node,
+            zone: settings.zone.clone(),
+            address,
+            env: parts.env.clone(),
+            control: control.clone(),
+            peers,
+            lifecycle: lifecycle.clone(),
+            margin: settings.lease.margin,
+            parts: Parts {
+                stuck_after: Some(STUCK_AFTER),
+                ..parts
+            },
+            registered: watch::Sender::new(false),
+        };
+        Ok((control, lives))
+    }
+}
+
+/// Owns what the leader wants this node to own, until `stop`. Answers when the node is registered.
+async fn among_others(lives: Lives, stop: CancellationToken) -> JoinHandle<Result<(), Trouble>> {
+    let mut registered = lives.registered.subscribe();
+    let ownership = tokio::spawn(async move {
+        lives.run(stop).await;
+        Ok(())
+    });
+    // An error: the lives have ended, which is for the one who waits for them.
+    let _ = registered.wait_for(|registered| *registered).await;
+    ownership
 }
 
 /// Why a node does not start whose channels were not taken over.

@@ -98,26 +98,6 @@ impl Tls {
     }
 }
 
-/// How this node proves itself to others of its cell, and whom it believes.
-#[derive(Clone)]
-pub struct ClientTls {
-    connector: tokio_rustls::TlsConnector,
-}
-
-impl ClientTls {
-    /// Connects over `io` to the node at `address`, `host:port`.
-    pub async fn connect(
-        &self,
-        address: &str,
-        io: crate::env::BoxedIo,
-    ) -> std::io::Result<crate::env::BoxedIo> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let name = rustls::pki_types::ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-            .map_err(std::io::Error::other)?;
-        Ok(Box::new(self.connector.connect(name, io).await?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,12 +9,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use millrace_api::id::ChannelId;
+use millrace_raft::grpc::Channel;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::codec::{self, Malformed};
 use super::directory::Dialer;
+use super::pb::peer_client::PeerClient;
 use super::pb::{self, link_reply::Reply, link_request};
 use crate::channel::handle::ReadBounds;
 use crate::channel::message::{Append, Read, ReadReply, Refusal, Request};
@@ -305,10 +307,9 @@ fn split<T>(
 
 /// Opens the stream on a connection.
 pub async fn open(
-    mut client: pb::peer_client::PeerClient<tonic::transport::Channel>,
-    request: impl FnOnce(ReceiverStream<pb::LinkRequest>) -> tonic::Request<ReceiverStream<pb::LinkRequest>>,
+    mut client: PeerClient<Channel>,
 ) -> Result<(mpsc::Sender<pb::LinkRequest>, Streaming<pb::LinkReply>), tonic::Status> {
     let (sender, messages) = mpsc::channel(OUTGOING_MAX);
-    let answers = client.link(request(ReceiverStream::new(messages))).await?;
+    let answers = client.link(ReceiverStream::new(messages)).await?;
     Ok((sender, answers.into_inner()))
 }
