@@ -51,7 +51,7 @@ crash: ## kill -9 under load, ROUNDS times on a local directory and on a real S3
 	@scripts/crash.sh $(ROUNDS)
 
 .PHONY: bench
-bench: deps ## Measure beside `s2 lite` (needs the `s2` command, see docs/benchmark.md)
+bench: deps ## Measure beside `s2 lite` (needs the `s2` command, see docs/benchmarks.md)
 	$(CARGO) build --locked --release -p millrace-server
 	@scripts/env.sh scripts/bench.sh $(ARGS)
 

@@ -18,7 +18,7 @@
 # Before the runs it times durable creates on the disk, and lone appends on each server.
 #
 # Both servers write to a local directory and sync each object before they acknowledge. Every run starts a fresh
-# process on an empty directory. What the columns mean: docs/benchmark.md.
+# process on an empty directory. What the columns mean: docs/benchmarks.md.
 set -euo pipefail
 
 sizes="256 1024 8192 65536" rounds=3 seconds=20 target=1000 idle_target=1 servers="millrace lite"

@@ -3,6 +3,8 @@
 //!
 //! Chunks, segments, cached pages and replies all hold this form. Input that is not it gives [`ScanError`].
 
+mod message;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
@@ -12,6 +14,8 @@ use crate::limits::{BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, S2S_BODY_DECOMPR
 use crate::position::{SeqNum, StreamPosition, Timestamp};
 use crate::proto;
 use crate::wire::{self, Reader, RecordFields, RecordKind, WireError, WireType};
+
+pub use message::{ReadBatchPart, ReadBatchScanner, ReadRecord};
 
 /// The bytes are not encoded records; they were damaged where they were kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use millrace_server::bench;
+use millrace_server::bench::args::BenchArgs;
 use millrace_server::config::{ConfigError, NodeConfig, Settings, TlsConfig, parse_addr};
 use millrace_server::env::Env;
 use millrace_server::node::{Ended, Node};
@@ -28,6 +30,7 @@ enum Command {
     Dev(DevArgs),
     /// Start a node with everything set by flag, environment (MILLRACE_*) or TOML file, in this order of precedence
     Server(Box<ServerArgs>),
+    Bench(Box<BenchArgs>),
 }
 
 #[derive(Args)]
@@ -55,31 +58,37 @@ struct ServerArgs {
     settings: Settings,
 }
 
-impl Command {
+impl From<DevArgs> for Settings {
+    fn from(args: DevArgs) -> Self {
+        Settings {
+            data_dir: args.data_dir,
+            http_addr: args.http_addr,
+            init_file: args.init_file,
+            ..Settings::default()
+        }
+    }
+}
+
+impl ServerArgs {
     fn settings(self) -> Result<Settings, ConfigError> {
-        match self {
-            Command::Dev(DevArgs {
-                data_dir,
-                http_addr,
-                init_file,
-            }) => Ok(Settings {
-                data_dir,
-                http_addr,
-                init_file,
-                ..Settings::default()
-            }),
-            Command::Server(args) => match args.config {
-                None => Ok(args.settings),
-                Some(path) => Ok(args.settings.over(Settings::from_file(&path)?)),
-            },
+        match self.config {
+            None => Ok(self.settings),
+            Some(path) => Ok(self.settings.over(Settings::from_file(&path)?)),
         }
     }
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let dev = matches!(cli.command, Command::Dev(_));
-    match run(cli.command, dev) {
+    let done = match cli.command {
+        Command::Dev(args) => run_node(args.into(), true),
+        Command::Server(args) => args
+            .settings()
+            .map_err(Into::into)
+            .and_then(|settings| run_node(settings, false)),
+        Command::Bench(args) => run_bench(*args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("millrace: {error:#}");
@@ -88,8 +97,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, dev: bool) -> anyhow::Result<()> {
-    let settings = command.settings()?;
+fn run_bench(args: BenchArgs) -> anyhow::Result<()> {
+    let plan = args.plan(Env::system().random_u128() as u64)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(bench::run(plan))
+}
+
+fn run_node(settings: Settings, dev: bool) -> anyhow::Result<()> {
     let filter = settings
         .log
         .clone()
