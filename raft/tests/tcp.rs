@@ -251,7 +251,10 @@ async fn a_member_that_was_away_for_long_comes_back_by_snapshot() {
         .await
         .unwrap()
         .unwrap();
-    within("it took a snapshot in", async || back.metrics().purged_index > seen).await;
+    within("it took a snapshot in", async || {
+        back.metrics().purged_index > seen
+    })
+    .await;
     assert_eq!(
         back.state().checksum().unwrap(),
         members[0].state().checksum().unwrap()

@@ -69,7 +69,7 @@ async fn confirm(router: &Router, timeout: Duration, round: &mut Vec<Reader>) ->
     let bytes = answer.map_err(Undone::retry)?;
     forward::decode_index(&bytes)
         .map_err(Undone::retry)?
-        .map_err(Undone::from_leader)
+        .map_err(Undone::told_by_leader)
 }
 
 async fn confirm_here(router: &Router) -> Result<u64, Undone> {

@@ -116,7 +116,7 @@ impl Meta {
         let request = forward::encode_change(change, budget);
         match self.shared.router.ask(to, Call::Change, request, budget).await {
             Ok(bytes) => match forward::decode_changed(&bytes) {
-                Ok(changed) => changed.map_err(Undone::from_leader),
+                Ok(changed) => changed.map_err(Undone::told_by_leader),
                 Err(error) => Err(Undone::unknown(error)),
             },
             Err(TransportError::Unreachable(_) | TransportError::Rejected(_)) => {
