@@ -108,6 +108,12 @@ async fn attempt(router: &Router, mut batch: Vec<Proposed>) -> Vec<Proposed> {
             }
         }
         Leader::Nobody => again(batch, None),
+        Leader::Stopped(why) => {
+            for one in batch {
+                one.answer(Err(Undone::closed(&why)));
+            }
+            Vec::new()
+        }
     }
 }
 

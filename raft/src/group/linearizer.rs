@@ -56,6 +56,7 @@ async fn confirm(router: &Router, timeout: Duration, round: &mut Vec<Reader>) ->
     let leader = match router.leader() {
         Leader::Here => return confirm_here(router).await,
         Leader::Nobody => return Err(Undone::NotLeading(None)),
+        Leader::Stopped(why) => return Err(Undone::closed(why)),
         Leader::At(leader) => leader,
     };
     for reader in round.extract_if(.., |reader| reader.here) {

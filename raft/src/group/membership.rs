@@ -98,6 +98,7 @@ impl Meta {
                 Leader::Here => self.change_here(&change, deadline).await,
                 Leader::At(leader) => self.ask_change(&leader, &change, deadline).await,
                 Leader::Nobody => Err(Undone::NotLeading(None)),
+                Leader::Stopped(why) => Err(Undone::closed(why)),
             };
             match undone {
                 Err(Undone::NotLeading(_)) if Instant::now() < deadline => self.shared.router.news().await,
