@@ -188,7 +188,7 @@ async fn a_leader_that_is_removed_hands_over_and_leaves() {
     .await;
     let left: Vec<&Meta> = members
         .iter()
-        .filter(|member| *member as *const _ != &members[leader] as *const _)
+        .filter(|member| !std::ptr::eq(*member, &members[leader]))
         .collect();
     for member in &left {
         member.propose(create(u128::from(id.0) + 50)).await.unwrap();
@@ -251,7 +251,10 @@ async fn a_member_that_was_away_for_long_comes_back_by_snapshot() {
         .await
         .unwrap()
         .unwrap();
-    assert!(back.metrics().purged_index > seen, "it took a snapshot in");
+    within("it took a snapshot in", async || {
+        back.metrics().purged_index > seen
+    })
+    .await;
     assert_eq!(
         back.state().checksum().unwrap(),
         members[0].state().checksum().unwrap()
@@ -289,7 +292,6 @@ async fn a_member_that_moved_tells_where_it_is() {
 #[derive(Default)]
 struct Tally {
     done: AtomicU64,
-    refused: AtomicU64,
     retry: AtomicU64,
     unknown: AtomicU64,
 }
@@ -350,24 +352,23 @@ async fn what_followers_were_told_is_what_happened_though_the_leader_died() {
             .unwrap();
     }
     drop(dying);
-    let (done, never) = &*known.lock().unwrap();
+    let (done, never) = std::mem::take(&mut *known.lock().unwrap());
     println!(
         "done {}, retry {}, unknown {}",
         done.len(),
         never.len(),
         tally.unknown.load(Ordering::Relaxed)
     );
-    assert_eq!(tally.refused.load(Ordering::Relaxed), 0);
     assert!(done.len() > 1000, "the new leader took over");
     for member in &members {
         member.linearize().await.unwrap();
-        for id in done {
+        for id in &done {
             assert!(
                 member.state().basin(&name(*id)).unwrap().is_some(),
                 "{id} is lost"
             );
         }
-        for id in never {
+        for id in &never {
             assert!(
                 member.state().basin(&name(*id)).unwrap().is_none(),
                 "{id} was applied after all"

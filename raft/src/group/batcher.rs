@@ -108,6 +108,12 @@ async fn attempt(router: &Router, mut batch: Vec<Proposed>) -> Vec<Proposed> {
             }
         }
         Leader::Nobody => again(batch, None),
+        Leader::Stopped(why) => {
+            for one in batch {
+                one.answer(Err(Undone::closed(&why)));
+            }
+            Vec::new()
+        }
     }
 }
 
@@ -190,7 +196,7 @@ async fn send(router: &Router, leader: &Peer, batch: Vec<Proposed>) -> Vec<Propo
         Ok(answers) => {
             let mut left = Vec::new();
             for (one, answer) in batch.into_iter().zip(answers) {
-                match answer.map_err(Undone::from_leader) {
+                match answer.map_err(Undone::told_by_leader) {
                     Err(Undone::NotLeading(leader)) => left.extend(again(vec![one], leader)),
                     answer => one.answer(answer),
                 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
@@ -16,15 +17,19 @@ use crate::identity::Identity;
 use crate::network::Network;
 use crate::store::blocking::Blocking;
 use crate::store::dir::{MetaDir, Owner};
-use crate::store::log::LogStore;
+use crate::store::log::{Held, LogStore};
 use crate::store::machine::{Machine, StateMachine};
 use crate::types::TypeConfig;
 
 pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
+/// Milliseconds to wait for the log to be closed after the consensus has ended.
+const RELEASE_TURNS: u32 = 1_000;
+
 pub struct Core {
     raft: Raft,
     runtime: GroupRuntime,
+    log: Held,
 }
 
 /// What a member consists of once its directory is open.
@@ -44,11 +49,15 @@ impl Core {
         let started = runtime.handle().spawn(start(options)).await;
         let started = started.map_err(|error| MetaError::Closed(error.to_string().into()));
         match started.and_then(|started| started) {
-            Ok((raft, machine, identity, book)) => Ok(Started {
-                core: Self { raft, runtime },
-                machine,
-                identity,
-                book,
+            Ok(parts) => Ok(Started {
+                core: Self {
+                    raft: parts.raft,
+                    runtime,
+                    log: parts.log,
+                },
+                machine: parts.machine,
+                identity: parts.identity,
+                book: parts.book,
             }),
             Err(error) => {
                 runtime.end().await;
@@ -105,6 +114,13 @@ impl Core {
             Err(error) => tracing::warn!(%error, "the metadata group did not stop cleanly"),
         }
         self.runtime.end().await;
+        // On the caller's threads a task of the consensus may end a little later than the consensus itself.
+        for _ in 0..RELEASE_TURNS {
+            if !self.log.is_held() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
@@ -115,7 +131,15 @@ impl Drop for Core {
     }
 }
 
-async fn start(options: MetaOptions) -> Result<(Raft, Arc<Machine>, Identity, Book), MetaError> {
+struct Parts {
+    raft: Raft,
+    machine: Arc<Machine>,
+    identity: Identity,
+    book: Book,
+    log: Held,
+}
+
+async fn start(options: MetaOptions) -> Result<Parts, MetaError> {
     let config = Arc::new(options::config(&options)?);
     let blocking = options.blocking;
     let owner = Owner {
@@ -128,6 +152,7 @@ async fn start(options: MetaOptions) -> Result<(Raft, Arc<Machine>, Identity, Bo
         .run(move || Ok(open_stores(path, owner, blocking)))
         .await?;
     let (log, machine, identity) = opened?;
+    let held = log.held();
     let book = Book::default();
     let network = Network {
         transport: options.transport.clone(),
@@ -137,7 +162,13 @@ async fn start(options: MetaOptions) -> Result<(Raft, Arc<Machine>, Identity, Bo
     let node = options.node.0;
     let raft = Raft::new(node, config, network, log, StateMachine(machine.clone())).await;
     let raft = raft.map_err(|fatal| failed("start", fatal))?;
-    Ok((raft, machine, identity, book))
+    Ok(Parts {
+        raft,
+        machine,
+        identity,
+        book,
+        log: held,
+    })
 }
 
 fn open_stores(

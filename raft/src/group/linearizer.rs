@@ -56,6 +56,7 @@ async fn confirm(router: &Router, timeout: Duration, round: &mut Vec<Reader>) ->
     let leader = match router.leader() {
         Leader::Here => return confirm_here(router).await,
         Leader::Nobody => return Err(Undone::NotLeading(None)),
+        Leader::Stopped(why) => return Err(Undone::closed(why)),
         Leader::At(leader) => leader,
     };
     for reader in round.extract_if(.., |reader| reader.here) {
@@ -69,7 +70,7 @@ async fn confirm(router: &Router, timeout: Duration, round: &mut Vec<Reader>) ->
     let bytes = answer.map_err(Undone::retry)?;
     forward::decode_index(&bytes)
         .map_err(Undone::retry)?
-        .map_err(Undone::from_leader)
+        .map_err(Undone::told_by_leader)
 }
 
 async fn confirm_here(router: &Router) -> Result<u64, Undone> {

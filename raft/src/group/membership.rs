@@ -98,6 +98,7 @@ impl Meta {
                 Leader::Here => self.change_here(&change, deadline).await,
                 Leader::At(leader) => self.ask_change(&leader, &change, deadline).await,
                 Leader::Nobody => Err(Undone::NotLeading(None)),
+                Leader::Stopped(why) => Err(Undone::closed(why)),
             };
             match undone {
                 Err(Undone::NotLeading(_)) if Instant::now() < deadline => self.shared.router.news().await,
@@ -116,7 +117,7 @@ impl Meta {
         let request = forward::encode_change(change, budget);
         match self.shared.router.ask(to, Call::Change, request, budget).await {
             Ok(bytes) => match forward::decode_changed(&bytes) {
-                Ok(changed) => changed.map_err(Undone::from_leader),
+                Ok(changed) => changed.map_err(Undone::told_by_leader),
                 Err(error) => Err(Undone::unknown(error)),
             },
             Err(TransportError::Unreachable(_) | TransportError::Rejected(_)) => {

@@ -35,6 +35,8 @@ pub enum Leader {
     Here,
     At(Peer),
     Nobody,
+    /// This member has stopped, and asks nobody any more.
+    Stopped(String),
 }
 
 #[derive(Clone)]
@@ -67,9 +69,14 @@ impl Router {
     }
 
     pub fn leader(&self) -> Leader {
+        if let Err(fatal) = &self.raft.metrics().borrow_watched().running_state {
+            return Leader::Stopped(fatal.to_string());
+        }
         let seen = *self.seen.borrow();
         match seen.leader {
             Some(_) if seen.leads => Leader::Here,
+            // Its vote says so, and its role does not yet, or not any more.
+            Some(node) if node.0 == *self.raft.node_id() => Leader::Nobody,
             Some(node) => self.peer(node).map_or(Leader::Nobody, Leader::At),
             None => Leader::Nobody,
         }

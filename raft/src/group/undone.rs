@@ -34,7 +34,7 @@ impl Undone {
     }
 
     /// As another member told it: its end is not the end of this one.
-    pub fn from_leader(self) -> Self {
+    pub fn told_by_leader(self) -> Self {
         match self {
             Undone::Error(MetaError::Closed(why)) => {
                 Undone::unknown(format_args!("the leader stopped: {why}"))

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use http::Uri;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::Mutex;
@@ -31,6 +32,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const FRAME_BYTES_MAX: u32 = 1 << 20;
+
+/// Asked first on every connection; nothing is there.
+const HELLO: &str = "http://millrace.node/";
 
 /// Why a request has no response.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -182,13 +186,26 @@ impl Inner {
             let _ = connection.await;
         });
         sender.ready().await.map_err(|error| text(&error))?;
+        // A connection counts when something came back on it: what is sent into one that nobody serves would have an
+        // unknown outcome. Any answer will do.
+        let mut hello = http::Request::new(Body::empty());
+        *hello.uri_mut() = Uri::from_static(HELLO);
+        self.sign(&mut hello).map_err(|lost| text(&lost))?;
+        let answered = sender.send_request(hello).await;
+        answered.map_err(|error| format!("no answer: {}", chain(&error)))?;
         Ok(sender)
     }
 
-    async fn send(self: &Arc<Self>, mut request: http::Request<Body>) -> Result<http::Response<Body>, Lost> {
+    /// Says who sends a request, and for whom it is meant.
+    fn sign(&self, request: &mut http::Request<Body>) -> Result<(), Lost> {
         let identity = self.shared.slot.identity();
         let identity = identity.ok_or_else(|| Lost::not_sent("this node is starting"))?;
         headers::write(request.headers_mut(), &identity, &self.peer);
+        Ok(())
+    }
+
+    async fn send(self: &Arc<Self>, mut request: http::Request<Body>) -> Result<http::Response<Body>, Lost> {
+        self.sign(&mut request)?;
         let mut sender = self.sender().await?;
         match sender.try_send_request(request).await {
             Ok(response) => Ok(response.map(Body::new)),

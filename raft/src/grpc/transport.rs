@@ -33,12 +33,15 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that has everything may take this long to install it.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// A peer: node, address, directory.
+type Key = (u64, String, Option<u128>);
+
 /// Carries calls and snapshots to members of the group; gives channels to them for whatever else nodes say. Clones
 /// share connections.
 #[derive(Clone)]
 pub struct GrpcTransport {
     shared: Arc<Shared>,
-    channels: Arc<Mutex<BTreeMap<(u64, String, Option<u128>), Channel>>>,
+    channels: Arc<Mutex<BTreeMap<Key, Channel>>>,
 }
 
 impl std::fmt::Debug for GrpcTransport {

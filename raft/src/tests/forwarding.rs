@@ -154,7 +154,7 @@ fn every_error_keeps_its_remedy() {
     let store = StoreError::corrupt("state", "torn");
     let (_, heard) = there_and_back(Err(Undone::Error(MetaError::Store(store))));
     assert!(heard.contains("Unknown") && heard.contains("torn"), "{heard}");
-    let closed = Undone::Error(MetaError::Closed("c".into())).from_leader();
+    let closed = Undone::Error(MetaError::Closed("c".into())).told_by_leader();
     assert!(
         matches!(closed, Undone::Error(MetaError::Unknown(_))),
         "its end is not ours"
