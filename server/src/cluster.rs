@@ -94,12 +94,8 @@ impl Cluster {
         let tls = config.tls.as_ref().map(read_tls).transpose()?;
         let slot = MemberSlot::default();
         let runtime = GroupRuntime::start(Blocking::Pool)?;
-        let transport = GrpcTransport::new(
-            Connector(env.clone()),
-            tls.clone(),
-            slot.clone(),
-            runtime.clone(),
-        );
+        let transport =
+            GrpcTransport::new(Connector(env.clone()), tls.clone(), slot.clone(), runtime.clone());
         let listener = listen(&env, config.cluster_addr).await?;
         runtime.spawn(grpc::serve(
             accepted(listener),
@@ -150,20 +146,16 @@ impl Cluster {
     }
 
     /// The way to the channels of other nodes.
-    pub fn peers(&self) -> Result<Peers, ClusterError> {
+    pub fn peers(&self, stop: CancellationToken) -> Result<Peers, ClusterError> {
         // Driven by the threads that serve clients, not by those of consensus.
         let runtime = GroupRuntime::start(Blocking::Inline)?;
         let connector = Connector(self.env.clone());
         let transport = GrpcTransport::new(connector, self.tls.clone(), self.slot.clone(), runtime);
-        Ok(Peers::new(self.meta.clone(), transport))
+        Ok(Peers::new(self.meta.clone(), transport, stop))
     }
 
     /// Takes in what other nodes ask of this one, until `stop`; answers the address under which they reach it.
-    pub async fn serve(
-        &self,
-        service: PeerService,
-        stop: CancellationToken,
-    ) -> Result<String, ClusterError> {
+    pub async fn serve(&self, service: PeerService, stop: CancellationToken) -> Result<String, ClusterError> {
         let listener = listen(&self.env, self.config.forward_addr).await?;
         let port = listener.local_addr().map_err(|cause| ClusterError::Listen {
             addr: self.config.forward_addr,

@@ -22,7 +22,12 @@ pub struct Settings {
     pub node_id: Option<u64>,
 
     /// Name of the cluster: nodes of another are turned away [default: millrace]
-    #[arg(long, value_name = "NAME", env = "MILLRACE_CLUSTER", requires = "cluster_addr")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "MILLRACE_CLUSTER",
+        requires = "cluster_addr"
+    )]
     pub cluster: Option<String>,
 
     /// Members that form the cluster, this one among them and the same on all: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT.
@@ -36,7 +41,12 @@ pub struct Settings {
     pub cluster_addr: Option<SocketAddr>,
 
     /// How members reach the cluster address [default: as in --peers, or --cluster-addr]
-    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_CLUSTER_ADVERTISE", requires = "cluster_addr")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "MILLRACE_CLUSTER_ADVERTISE",
+        requires = "cluster_addr"
+    )]
     pub cluster_advertise: Option<String>,
 
     /// Address for requests that other nodes pass on [default: the cluster address with a free port]
@@ -45,7 +55,12 @@ pub struct Settings {
     pub forward_addr: Option<SocketAddr>,
 
     /// How nodes reach the forward address [default: the advertised host with the forward port]
-    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_FORWARD_ADVERTISE", requires = "cluster_addr")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "MILLRACE_FORWARD_ADVERTISE",
+        requires = "cluster_addr"
+    )]
     pub forward_advertise: Option<String>,
 
     /// Where this node stands; channels are spread over zones

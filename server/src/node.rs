@@ -31,8 +31,8 @@ use crate::frontend::listener::Server;
 use crate::frontend::service::{Frontend, Lifecycle, ServiceLimits};
 use crate::init_file::{Declaration, InitError};
 use crate::lease::Lease;
-use crate::peer::serve::PeerService;
 use crate::ownership::{Ownership, Parts, Trouble, Wanted};
+use crate::peer::serve::{PeerParts, PeerService};
 use crate::store::{self, StoreError};
 use crate::tasks::deletion::Deletion;
 use crate::telemetry::{Metrics, Sources};
@@ -337,14 +337,15 @@ impl Among<'_> {
         } = self;
         let settings = cluster.config();
         let control = Control::new(cluster.meta.clone(), settings.lease, config.channels);
-        let peers = cluster.peers()?;
+        let peers = cluster.peers(stop.clone())?;
         parts.channels.reach_others(peers.clone());
-        let service = PeerService {
+        let answering = PeerParts {
             meta: cluster.meta.clone(),
             channels: parts.channels.clone(),
             room: frontend.room(),
             heartbeats: Arc::new(control.clone()),
         };
+        let service = PeerService::new(answering, stop.clone());
         let address = cluster.serve(service, stop).await?;
         let lives = Lives {
             node: settings.node,

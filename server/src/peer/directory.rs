@@ -9,6 +9,7 @@ use millrace_raft::group::Meta;
 use millrace_raft::grpc::{Channel, GrpcTransport};
 use millrace_raft::network::Peer;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::link::{self, Outgoing};
@@ -32,15 +33,19 @@ struct Shared {
     meta: Meta,
     transport: GrpcTransport,
     links: Mutex<BTreeMap<NodeId, [mpsc::Sender<Outgoing>; LANES]>>,
+    /// Ends the links.
+    stop: CancellationToken,
 }
 
 impl Peers {
-    pub fn new(meta: Meta, transport: GrpcTransport) -> Self {
+    /// Links end with `stop`; what waits on them is told then that the other node cannot be reached.
+    pub fn new(meta: Meta, transport: GrpcTransport, stop: CancellationToken) -> Self {
         Self {
             shared: Arc::new(Shared {
                 meta,
                 transport,
                 links: Mutex::default(),
+                stop,
             }),
         }
     }
@@ -51,7 +56,13 @@ impl Peers {
         let [appends, others] = links.entry(node).or_insert_with(|| {
             std::array::from_fn(|_lane| {
                 let (sender, outgoing) = mpsc::channel(QUEUED_MAX);
-                tokio::spawn(link::run(self.dialer(node), outgoing));
+                let (dialer, stop) = (self.dialer(node), self.shared.stop.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = link::run(dialer, outgoing) => {}
+                        () = stop.cancelled() => {}
+                    }
+                });
                 sender
             })
         });

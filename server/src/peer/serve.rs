@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use futures::stream::{FuturesUnordered, StreamExt};
 use millrace_api::batch::AppendBatch;
@@ -12,6 +13,7 @@ use millrace_api::id::{ChannelId, StreamId};
 use millrace_raft::group::Meta;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::codec::{self, Malformed};
@@ -34,13 +36,39 @@ pub trait Heartbeats: Send + Sync + 'static {
     async fn heartbeat(&self, request: pb::HeartbeatRequest) -> pb::HeartbeatResponse;
 }
 
-/// What this node does for others of its cell.
+/// What this node does for others of its cell, until `stop`. Connections outlive that: nothing of the node is kept
+/// alive by them.
+#[derive(Clone)]
 pub struct PeerService {
+    node: Arc<ArcSwapOption<PeerParts>>,
+    stop: CancellationToken,
+}
+
+/// What requests of others are answered with.
+pub struct PeerParts {
     pub meta: Meta,
     pub channels: Channels,
     /// Room for appends that others have sent here.
     pub room: Room,
     pub heartbeats: Arc<dyn Heartbeats>,
+}
+
+impl PeerService {
+    pub fn new(parts: PeerParts, stop: CancellationToken) -> Self {
+        let node = Arc::new(ArcSwapOption::from_pointee(parts));
+        let (closing, stopped) = (node.clone(), stop.clone());
+        tokio::spawn(async move {
+            stopped.cancelled().await;
+            closing.store(None);
+        });
+        Self { node, stop }
+    }
+
+    fn node(&self) -> Result<Arc<PeerParts>, Status> {
+        self.node
+            .load_full()
+            .ok_or_else(|| Status::unavailable("this node is stopping"))
+    }
 }
 
 #[async_trait]
@@ -49,7 +77,7 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<pb::HeartbeatRequest>,
     ) -> Result<Response<pb::HeartbeatResponse>, Status> {
-        let answer = self.heartbeats.heartbeat(request.into_inner()).await;
+        let answer = self.node()?.heartbeats.heartbeat(request.into_inner()).await;
         Ok(Response::new(answer))
     }
 
@@ -60,13 +88,19 @@ impl peer_server::Peer for PeerService {
         request: Request<Streaming<pb::LinkRequest>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
         let (answers, stream) = mpsc::channel(ANSWERED_MAX);
+        let node = self.node()?;
         let link = Link {
-            meta: self.meta.clone(),
-            channels: self.channels.clone(),
-            room: self.room.clone(),
-            gate: SessionGate::default(),
+            meta: node.meta.clone(),
+            channels: node.channels.clone(),
+            room: node.room.clone(),
         };
-        tokio::spawn(link.run(request.into_inner(), answers));
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = link.run(request.into_inner(), answers) => {}
+                () = stop.cancelled() => {}
+            }
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -77,8 +111,6 @@ struct Link {
     meta: Meta,
     channels: Channels,
     room: Room,
-    /// Of requests that number their inputs, which refuse by number what follows a refused one: never closed.
-    gate: SessionGate,
 }
 
 impl Link {
@@ -141,7 +173,8 @@ impl Link {
             return Err(Malformed("an append"));
         };
         let source = match append.writer {
-            Some(input) => Source::Writer(self.gate.clone(), codec::writer_input(input)),
+            // A gate of its own: what follows a refused input leaves a gap in the numbers, and is refused for that.
+            Some(input) => Source::Writer(SessionGate::default(), codec::writer_input(input)),
             None => Source::Unary,
         };
         // Bounds what this node holds for others; nothing was applied when there is none in time.

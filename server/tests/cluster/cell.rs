@@ -12,8 +12,8 @@ use millrace_api::read::{ReadLimits, ReadRequest, ReadStart};
 use millrace_server::config::{NodeConfig, Settings};
 use millrace_server::env::Env;
 use millrace_server::error::ServiceError;
-use millrace_server::frontend::service::types::{AppendAck, CreateBasin, CreateStream};
 use millrace_server::frontend::service::Frontend;
+use millrace_server::frontend::service::types::{AppendAck, CreateBasin, CreateStream};
 use millrace_server::node::{Ended, Node};
 use prost::Message;
 use tokio::sync::oneshot;
@@ -57,7 +57,10 @@ impl Cell {
         let started = futures::future::join_all(started).await;
         cell.nodes = started.into_iter().map(Some).collect();
         let config = CreateBasin::default();
-        cell.node(0).ensure_basin(cell.basin.clone(), config).await.unwrap();
+        cell.node(0)
+            .ensure_basin(cell.basin.clone(), config)
+            .await
+            .unwrap();
         cell
     }
 
@@ -119,7 +122,9 @@ impl Cell {
             wait: None,
         };
         let read = self.node(node).read(&self.basin, stream, request);
-        let read = tokio::time::timeout(PATIENCE, read).await.expect("an answer in time");
+        let read = tokio::time::timeout(PATIENCE, read)
+            .await
+            .expect("an answer in time");
         let mut bodies = Vec::new();
         for part in read.expect("records").parts {
             let decoded = proto::ReadBatch::decode(part).expect("records as stored");

@@ -120,9 +120,6 @@ async fn conditions_and_deletions_hold_whichever_node_is_asked() {
     tokio::time::timeout(PATIENCE, created)
         .await
         .expect("the name is free");
-    assert_eq!(
-        cell.append(2, &name, "new").await.unwrap().start.seq_num,
-        0
-    );
+    assert_eq!(cell.append(2, &name, "new").await.unwrap().start.seq_num, 0);
     cell.stop_all().await;
 }
