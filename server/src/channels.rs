@@ -143,7 +143,8 @@ impl Channels {
     fn remote(&self, record: &ChannelRecord) -> Option<ChannelHandle> {
         let owner = record.owner.filter(|owner| owner.node != self.shared.node)?;
         let peers = self.shared.peers.get()?;
-        Some(peers.channel(owner.node, record.channel))
+        let known_at = self.shared.meta.applied_index();
+        Some(peers.channel(owner.node, record.channel).known_at(known_at))
     }
 
     /// The channel that a dormant stream of the class is to be placed on: the less loaded of two that depend on the

@@ -17,6 +17,8 @@ pub const REQUESTS_QUEUED_MAX: usize = 4096;
 pub struct ChannelHandle {
     id: ChannelId,
     way: Way,
+    /// The log index of the state by which the asker looks streams up; 0 where that is the channel's node's.
+    known_at: u64,
 }
 
 #[derive(Clone)]
@@ -46,13 +48,20 @@ impl ChannelHandle {
     pub fn new(id: ChannelId) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_QUEUED_MAX);
         let way = Way::Here(requests);
-        (Self { id, way }, receiver)
+        let known_at = 0;
+        (Self { id, way, known_at }, receiver)
     }
 
     /// A channel of another node, by the links to it.
     pub fn remote(id: ChannelId, appends: mpsc::Sender<Outgoing>, others: mpsc::Sender<Outgoing>) -> Self {
         let way = Way::There { appends, others };
-        Self { id, way }
+        let known_at = 0;
+        Self { id, way, known_at }
+    }
+
+    /// For an asker who looks streams up in a state as of this log index.
+    pub fn known_at(self, known_at: u64) -> Self {
+        Self { known_at, ..self }
     }
 
     pub fn id(&self) -> ChannelId {
@@ -70,6 +79,7 @@ impl ChannelHandle {
         let (reply, pending) = oneshot::channel();
         self.send(Request::Append(Append {
             stream,
+            known_at: self.known_at,
             batch,
             source,
             permit,
@@ -88,6 +98,7 @@ impl ChannelHandle {
         let (reply, pending) = oneshot::channel();
         self.send(Request::Read(Read {
             stream,
+            known_at: self.known_at,
             seek,
             records_max,
             metered_bytes_max,
@@ -101,7 +112,13 @@ impl ChannelHandle {
     /// The durable tail.
     pub async fn check_tail(&self, stream: StreamId) -> Result<StreamPosition, Refusal> {
         let (reply, pending) = oneshot::channel();
-        self.send(Request::CheckTail { stream, reply }).await;
+        let known_at = self.known_at;
+        self.send(Request::CheckTail {
+            stream,
+            known_at,
+            reply,
+        })
+        .await;
         pending.await.unwrap_or(Err(Refusal::Stopped))
     }
 

@@ -21,6 +21,7 @@ pub enum Request {
     Read(Read),
     CheckTail {
         stream: StreamId,
+        known_at: u64,
         reply: oneshot::Sender<Result<StreamPosition, Refusal>>,
     },
     /// The metadata of a stream changed: look again. Answers when the change is in force, which for a deletion
@@ -50,6 +51,16 @@ impl Request {
         }
     }
 
+    /// The log index of the state by which the asker found the stream.
+    pub fn known_at(&self) -> u64 {
+        match self {
+            Self::Append(append) => append.known_at,
+            Self::Read(read) => read.known_at,
+            Self::CheckTail { known_at, .. } => *known_at,
+            Self::Refresh { applied, .. } => *applied,
+        }
+    }
+
     /// Answers that the request was not carried out. What the same session sent later is refused too.
     pub fn refuse(self, refusal: Refusal) {
         match self {
@@ -66,6 +77,8 @@ impl Request {
 
 pub struct Append {
     pub stream: StreamId,
+    /// The log index of the state by which the asker found the stream; 0 where that is this node's.
+    pub known_at: u64,
     pub batch: AppendBatch,
     pub source: Source,
     /// Accounts for the batch's memory until its outcome is known.
@@ -129,6 +142,7 @@ impl SessionGate {
 
 pub struct Read {
     pub stream: StreamId,
+    pub known_at: u64,
     pub seek: Seek,
     /// Stop adding frames once these are reached; the last frame may go beyond.
     pub records_max: usize,
@@ -248,6 +262,7 @@ mod tests {
         };
         let append = Append {
             stream: StreamId(1),
+            known_at: 0,
             batch: AppendBatch::from_proto(input).unwrap(),
             source: Source::Session(gate.clone()),
             permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),

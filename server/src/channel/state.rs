@@ -114,6 +114,7 @@ impl ChannelState {
             source,
             permit,
             reply,
+            ..
         } = request;
         let slot = self.pipeline.open_slot();
         let Some(streamlet) = self.streams.get_mut(&stream) else {

@@ -31,6 +31,8 @@ const REQUESTS_PER_TURN: usize = 256;
 /// How often idle streams and writers are looked for.
 const REST_INTERVAL: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long this node's state may take to be as new as that of whoever asks.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a channel ended.
 #[derive(Debug)]
@@ -175,7 +177,7 @@ impl ChannelTask {
                 self.state.append(append, now, now_ms);
             }
             Request::Read(read) => self.state.read(read, now),
-            Request::CheckTail { stream, reply } => {
+            Request::CheckTail { stream, reply, .. } => {
                 let tail = self.state.check_tail(stream, now);
                 let leased = tail.and_then(|tail| match self.lease.is_valid() {
                     true => Ok(tail),
@@ -200,6 +202,15 @@ impl ChannelTask {
 
     /// The stream is not open: finds out from this node's metadata what becomes of the requests.
     fn look_up(&mut self, stream: StreamId, requests: Vec<Request>, now: Instant) {
+        let known_at = requests.iter().map(Request::known_at).max().unwrap_or(0);
+        if known_at > self.meta.applied_index() {
+            self.waiting.parked.insert(stream, requests);
+            let meta = self.meta.clone();
+            self.waiting
+                .jobs
+                .spawn(async move { catch_up(&meta, stream, known_at).await });
+            return;
+        }
         let record = match self.record(stream) {
             Ok(Some(record)) => record,
             Ok(None) => return refuse_all(requests, &Refusal::NotFound),
@@ -429,6 +440,21 @@ fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch:
         },
         trim: at.trim,
         forgotten: at.forgotten,
+    }
+}
+
+/// Whoever asks for the stream has a newer state than this node: waits for that.
+async fn catch_up(meta: &Meta, stream: StreamId, known_at: u64) -> JobDone {
+    match tokio::time::timeout(CATCH_UP_TIMEOUT, meta.wait_applied(known_at)).await {
+        Ok(Ok(())) => JobDone::Look { stream },
+        Ok(Err(error)) => JobDone::Refuse {
+            stream,
+            refusal: Refusal::Metadata(error.to_string()),
+        },
+        Err(_) => JobDone::Refuse {
+            stream,
+            refusal: Refusal::NotHere { applied: 0 },
+        },
     }
 }
 

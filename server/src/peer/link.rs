@@ -144,7 +144,7 @@ impl Pending {
             request.refuse(Refusal::Stopped);
             return None;
         }
-        let stream = request.stream();
+        let (stream, known_at) = (request.stream(), request.known_at());
         let (message, waiting) = match request {
             Request::Append(Append {
                 batch,
@@ -194,6 +194,7 @@ impl Pending {
             id: self.last_id,
             channel: channel.0,
             stream: stream.to_bytes().to_vec().into(),
+            known_at,
             request: Some(message),
         };
         Some((message, self.last_id))

@@ -155,6 +155,7 @@ impl Link {
             let applied = self.meta.applied_index();
             return Ok(now(codec::refusal_reply(Refusal::NotHere { applied }, applied)));
         };
+        let channel = channel.known_at(request.known_at);
         match request.request.ok_or(Malformed("a request of a later release"))? {
             link_request::Request::Append(append) => self.append(channel, stream, append).await,
             link_request::Request::Read(read) => self.read(channel, stream, &read).await,
