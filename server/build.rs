@@ -1,4 +1,4 @@
-//! Generates the gRPC services; their messages are those of `millrace-api`.
+//! Generates the gRPC services: the public ones, whose messages are those of `millrace-api`, and those between nodes.
 
 use std::path::PathBuf;
 
@@ -24,6 +24,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     generator()
         .build_server(false)
         .out_dir(clients)
+        .compile_fds(files)?;
+    between_nodes()
+}
+
+/// What nodes say to each other, both sides of it.
+fn between_nodes() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(["millrace/peer/v1/peer.proto"], ["proto"])?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .bytes(".")
+        .emit_rerun_if_changed(false)
         .compile_fds(files)?;
     Ok(())
 }

@@ -109,6 +109,11 @@ impl AppendBatch {
         }
     }
 
+    /// The protobuf `AppendInput` that decodes to this batch.
+    pub fn input(&self) -> &Bytes {
+        &self.input
+    }
+
     /// Number of records, 1 to 1000.
     pub fn len(&self) -> usize {
         self.records.len()

@@ -89,6 +89,8 @@ commands! {
     PurgeStream => (), Response::Done => ();
     ActivateStream => Activation, Response::Activation(reply) => *reply;
     DeactivateStream => (), Response::Done => ();
+    CompareState => StateChecksum, Response::StateChecksum(reply) => reply;
+    CheckState => (), Response::Done => ();
 }
 
 /// Gives the cell its identity, once. The same id again is no change; another is refused.
@@ -312,6 +314,18 @@ pub struct DeactivateStream {
     pub forgotten: SeqNum,
 }
 
+/// Lets every replica compute the checksum of its state as it is at this entry, and remember it for a while. Changes
+/// nothing. Costs a read of the whole state on every replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompareState {}
+
+/// What the leader computed for an earlier [`CompareState`]. A replica that remembers another checksum for that entry
+/// fails; one that remembers none, because it was restarted or took in a snapshot since, says nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckState {
+    pub computed: StateChecksum,
+}
+
 /// What a command answers when it was not refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
@@ -326,6 +340,14 @@ pub enum Response {
     StreamsMarked(StreamsMarked),
     Stream(Box<StreamProvisioned>),
     Activation(Box<Activation>),
+    StateChecksum(StateChecksum),
+}
+
+/// The checksum of a state as it was just before the entry at `index`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateChecksum {
+    pub index: u64,
+    pub checksum: u32,
 }
 
 /// What a create, replace, change or delete did.

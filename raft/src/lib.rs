@@ -12,6 +12,12 @@
 //!   stream is purged only when nobody can still answer for it.
 //! * **Storage.** Votes and log entries are synced before they count. State and the index of the last applied entry
 //!   are written together; state may lag the log after a crash and is then applied again.
+//! * **Members.** Every member answers reads of its own state, and takes commands and linearizable reads: one that does
+//!   not lead asks the one that does. A command is proposed again only when it is known that nobody took it up;
+//!   otherwise its outcome is unknown, and said to be. A member is a node id together with the id of its data
+//!   directory: one whose disk was replaced is turned away. One voter comes or goes at a time.
+//! * **Beginning.** The members of a list found their group once, in whatever order they start; later ones are added.
+//!   See [`grpc`] for how they reach each other, and [`group::Fresh`] for what a fresh directory means.
 //!
 //! RocksDB is used here and nowhere else.
 
@@ -20,6 +26,8 @@ mod codec;
 pub mod command;
 pub mod error;
 pub mod group;
+pub mod grpc;
+pub mod identity;
 pub mod network;
 mod pb;
 pub mod query;

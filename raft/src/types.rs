@@ -3,6 +3,7 @@
 use crate::command::Command;
 use crate::command::Response;
 use crate::refused::Refused;
+use crate::state::record::MemberNode;
 
 /// What an entry answers; `None` for entries that carry no command.
 pub type Answer = Option<Result<Response, Refused>>;
@@ -12,7 +13,7 @@ openraft::declare_raft_types!(
         D = Command,
         R = Answer,
         NodeId = u64,
-        Node = openraft::impls::BasicNode,
+        Node = MemberNode,
 );
 
 pub type LeaderId = openraft::alias::LeaderIdOf<TypeConfig>;

@@ -9,10 +9,93 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::cluster::ClusterConfig;
+
+mod cluster;
+
 /// Every setting, each of them optional: one level of precedence.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
+    /// Number of this node in its cluster; never reused after its disk was lost
+    #[arg(long, value_name = "N", env = "MILLRACE_NODE_ID", requires = "cluster_addr")]
+    pub node_id: Option<u64>,
+
+    /// Name of the cluster: nodes of another are turned away [default: millrace]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "MILLRACE_CLUSTER",
+        requires = "cluster_addr"
+    )]
+    pub cluster: Option<String>,
+
+    /// Members that form the cluster, this one among them and the same on all: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT.
+    /// Without it a fresh node waits until `millrace cluster add` is told of it
+    #[arg(long, value_name = "LIST", env = "MILLRACE_PEERS", requires = "cluster_addr")]
+    pub peers: Option<String>,
+
+    /// Address for members of the metadata group; makes this node one of several
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_CLUSTER_ADDR", value_parser = parse_addr, requires = "node_id")]
+    #[serde(default, deserialize_with = "deserialize_addr")]
+    pub cluster_addr: Option<SocketAddr>,
+
+    /// How members reach the cluster address [default: as in --peers, or --cluster-addr]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "MILLRACE_CLUSTER_ADVERTISE",
+        requires = "cluster_addr"
+    )]
+    pub cluster_advertise: Option<String>,
+
+    /// Address for requests that other nodes pass on [default: the cluster address with a free port]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_FORWARD_ADDR", value_parser = parse_addr, requires = "cluster_addr")]
+    #[serde(default, deserialize_with = "deserialize_addr")]
+    pub forward_addr: Option<SocketAddr>,
+
+    /// How nodes reach the forward address [default: the advertised host with the forward port]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "MILLRACE_FORWARD_ADVERTISE",
+        requires = "cluster_addr"
+    )]
+    pub forward_advertise: Option<String>,
+
+    /// Where this node stands; channels are spread over zones
+    #[arg(long, value_name = "NAME", env = "MILLRACE_ZONE")]
+    pub zone: Option<String>,
+
+    /// Certificate authority of the cluster's nodes, PEM; with --cluster-tls-cert and --cluster-tls-key, nodes prove
+    /// themselves to each other
+    #[arg(long, value_name = "FILE", env = "MILLRACE_CLUSTER_TLS_CA", requires_all = ["cluster_tls_cert", "cluster_tls_key"])]
+    pub cluster_tls_ca: Option<PathBuf>,
+
+    /// This node's certificate for other nodes, PEM; names its host
+    #[arg(long, value_name = "FILE", env = "MILLRACE_CLUSTER_TLS_CERT", requires_all = ["cluster_tls_ca", "cluster_tls_key"])]
+    pub cluster_tls_cert: Option<PathBuf>,
+
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", env = "MILLRACE_CLUSTER_TLS_KEY", requires_all = ["cluster_tls_ca", "cluster_tls_cert"])]
+    pub cluster_tls_key: Option<PathBuf>,
+
+    /// Let nodes talk in clear, believing whoever reaches the ports
+    #[arg(long, env = "MILLRACE_CLUSTER_PLAIN", num_args = 0..=1, default_missing_value = "true")]
+    pub cluster_plain: Option<bool>,
+
+    /// How long a node may answer without hearing from the leader; a crash is noticed after that. At least twice the
+    /// longest election [default: 6s]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_LEASE_TTL", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub lease_ttl: Option<Duration>,
+
+    /// The longest that an election waits; a leader's crash is noticed within it. Heartbeats and the shortest wait
+    /// follow from it [default: 3s]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_ELECTION_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub election_timeout: Option<Duration>,
+
     /// Directory of this node's metadata; with no --store also of its streams
     #[arg(long, value_name = "DIR", env = "MILLRACE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
@@ -154,6 +237,20 @@ impl Settings {
             ($($field:ident),* $(,)?) => { Settings { $($field: self.$field.or(lower.$field)),* } };
         }
         merge!(
+            node_id,
+            cluster,
+            peers,
+            cluster_addr,
+            cluster_advertise,
+            forward_addr,
+            forward_advertise,
+            zone,
+            cluster_tls_ca,
+            cluster_tls_cert,
+            cluster_tls_key,
+            cluster_plain,
+            lease_ttl,
+            election_timeout,
             data_dir,
             store,
             http_addr,
@@ -211,6 +308,8 @@ pub fn read_toml<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, ConfigErr
 /// Settings with every default filled in and checked.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
+    /// `None`: the node is alone.
+    pub cluster: Option<ClusterConfig>,
     pub data_dir: PathBuf,
     pub store: String,
     pub http_addr: SocketAddr,
@@ -253,6 +352,7 @@ pub const DATA_DIR_DEFAULT: &str = "./millrace-data";
 impl NodeConfig {
     pub fn resolve(settings: Settings) -> Result<Self, ConfigError> {
         const MIB: u64 = 1024 * 1024;
+        let cluster = cluster::resolve(&settings)?;
         let data_dir = settings.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into());
         let data_dir = std::path::absolute(&data_dir).map_err(|cause| ConfigError::Unreadable {
             path: data_dir.clone(),
@@ -267,6 +367,7 @@ impl NodeConfig {
             .any(|scheme| store.starts_with(scheme));
         let linger_default = Duration::from_millis(if local { 2 } else { 50 });
         let config = Self {
+            cluster,
             http_addr: settings.http_addr.unwrap_or(HTTP_ADDR_DEFAULT),
             basin_domain: settings.basin_domain,
             tls: match (settings.tls_cert, settings.tls_key, settings.tls_self) {

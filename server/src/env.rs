@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use millrace_wal::{StoreEnvOptions, StoreError, ZoneStore, open_url};
@@ -28,13 +29,17 @@ pub trait Listener: Send + Sync {
 #[async_trait]
 pub trait Network: Send + Sync {
     async fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>>;
+    /// Connects to `host:port`.
+    async fn connect(&self, address: &str) -> io::Result<BoxedIo>;
 }
 
-/// The wall clock and the source of randomness. Durations are measured with `tokio::time`, which the simulator
+/// Clocks and the source of randomness. Durations are measured with `tokio::time`, which the simulator
 /// replaces as a whole.
 pub trait Ambient: Send + Sync {
     /// Milliseconds since the Unix epoch.
     fn now_ms(&self) -> u64;
+    /// Time since the machine started, its sleep included.
+    fn boot(&self) -> Duration;
     fn random_u128(&self) -> u128;
 }
 
@@ -65,6 +70,10 @@ impl Env {
         self.ambient.now_ms()
     }
 
+    pub fn boot(&self) -> Duration {
+        self.ambient.boot()
+    }
+
     pub fn random_u128(&self) -> u128 {
         self.ambient.random_u128()
     }
@@ -77,6 +86,11 @@ impl Ambient for SystemAmbient {
     fn now_ms(&self) -> u64 {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         since_epoch.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn boot(&self) -> Duration {
+        let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::new(at.tv_sec.unsigned_abs(), at.tv_nsec.unsigned_abs() as u32)
     }
 
     fn random_u128(&self) -> u128 {
@@ -106,6 +120,13 @@ impl Network for TcpNetwork {
     #[allow(clippy::disallowed_methods)] // The one place that listens.
     async fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>> {
         Ok(Box::new(tokio::net::TcpListener::bind(addr).await?))
+    }
+
+    #[allow(clippy::disallowed_methods)] // The one place that connects.
+    async fn connect(&self, address: &str) -> io::Result<BoxedIo> {
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
     }
 }
 

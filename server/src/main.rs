@@ -1,5 +1,7 @@
 //! The `millrace` program.
 
+mod dev_cluster;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +10,9 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use millrace_server::bench;
 use millrace_server::bench::args::BenchArgs;
-use millrace_server::config::{ConfigError, NodeConfig, Settings, TlsConfig, parse_addr};
+use millrace_server::config::{
+    ConfigError, DATA_DIR_DEFAULT, HTTP_ADDR_DEFAULT, NodeConfig, Settings, TlsConfig, parse_addr,
+};
 use millrace_server::env::Env;
 use millrace_server::node::{Ended, Node};
 use millrace_server::telemetry;
@@ -46,6 +50,11 @@ struct DevArgs {
     /// Basins and streams to create or converge at start (TOML or JSON)
     #[arg(long, value_name = "FILE")]
     init_file: Option<PathBuf>,
+
+    /// Start a cluster of so many nodes on this machine, each a process of its own, with HTTP ports that follow each
+    /// other; three survive the loss of one
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "init_file")]
+    nodes: u16,
 }
 
 #[derive(Args)]
@@ -81,6 +90,7 @@ impl ServerArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
+        Command::Dev(args) if args.nodes > 1 => run_cluster(args),
         Command::Dev(args) => run_node(args.into(), true),
         Command::Server(args) => args
             .settings()
@@ -101,6 +111,19 @@ fn run_bench(args: BenchArgs) -> anyhow::Result<()> {
     let plan = args.plan(Env::system().random_u128() as u64)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(bench::run(plan))
+}
+
+fn run_cluster(args: DevArgs) -> anyhow::Result<()> {
+    telemetry::init_logging("warn", Default::default()).map_err(anyhow::Error::msg)?;
+    let data_dir = args.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into());
+    let http_addr = args.http_addr.unwrap_or(HTTP_ADDR_DEFAULT);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let stop = stop_signal()?;
+        dev_cluster::run(args.nodes, &data_dir, http_addr, stop).await
+    })
 }
 
 fn run_node(settings: Settings, dev: bool) -> anyhow::Result<()> {

@@ -7,21 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_api::config::StorageClass;
-use millrace_api::id::{ChannelId, Incarnation, NodeId, ZoneGen};
+use millrace_api::id::{ChannelId, Incarnation, NodeId};
 use millrace_raft::command::{CreateChannel, RegisterNode};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::{Meta, MetaOptions};
 use millrace_wal::{Wal, WalOptions};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::channel::handle::ChannelHandle;
-use crate::channel::recovery::{self, Owner, RecoveryError};
+use crate::channel::recovery::{Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
-use crate::channel::task::{self, ChannelTask};
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
+use crate::cluster::{Cluster, ClusterError, Lives};
 use crate::config::{ConfigError, NodeConfig};
+use crate::control::Control;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::env::Env;
 use crate::frontend::grpc;
@@ -29,12 +30,18 @@ use crate::frontend::http::{self, HttpOptions};
 use crate::frontend::listener::Server;
 use crate::frontend::service::{Frontend, Lifecycle, ServiceLimits};
 use crate::init_file::{Declaration, InitError};
+use crate::lease::Lease;
+use crate::ownership::{Ownership, Parts, Trouble, Wanted};
+use crate::peer::serve::{PeerParts, PeerService};
 use crate::store::{self, StoreError};
 use crate::tasks::deletion::Deletion;
 use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
 
-/// The only node of a cell, until cells have several.
+/// A channel that storage takes nothing of for this long is left to another node.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// A node that is alone.
 const NODE: NodeId = NodeId(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +61,10 @@ pub enum NodeError {
         channel: ChannelId,
         cause: RecoveryError,
     },
+    #[error("{0}")]
+    Channels(String),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot listen on {addr}: {cause}")]
@@ -79,9 +90,11 @@ pub struct Node {
     frontend: Arc<Frontend>,
     lifecycle: Lifecycle,
     http: Server,
-    channels: JoinSet<(ChannelId, task::Ended)>,
+    ownership: JoinHandle<Result<(), Trouble>>,
     stop_channels: CancellationToken,
     stop_tasks: CancellationToken,
+    /// What other nodes ask of this one.
+    stop_serving: CancellationToken,
     tasks: JoinSet<()>,
 }
 
@@ -93,8 +106,15 @@ impl Node {
             true => data_dir.metadata_in_memory()?,
             false => data_dir.metadata(),
         };
-        let meta = Meta::open(MetaOptions::new(metadata_dir, NODE)).await?;
-        let started = Self::start_on(config, env, data_dir, meta.clone()).await;
+        let cluster = match config.cluster.clone() {
+            Some(cluster) => Some(Cluster::open(cluster, env.clone(), metadata_dir.clone()).await?),
+            None => None,
+        };
+        let meta = match &cluster {
+            Some(cluster) => cluster.meta.clone(),
+            None => Meta::open(MetaOptions::new(metadata_dir, NODE)).await?,
+        };
+        let started = Self::start_on(config, env, data_dir, meta.clone(), cluster).await;
         if started.is_err() {
             meta.shutdown().await;
         }
@@ -106,42 +126,31 @@ impl Node {
         env: Env,
         data_dir: DataDir,
         meta: Meta,
+        cluster: Option<Cluster>,
     ) -> Result<Self, NodeError> {
         let zone = store::open(&config.store, &meta, &env).await?;
         let zone_gen = zone.zone_gen;
         let wal = Wal::new(vec![zone], 1, wal_options(&config, &env))?;
-        let incarnation = register(&meta, &env).await?;
-
-        let stop_channels = CancellationToken::new();
-        let mut running = JoinSet::new();
-        let mut channels = Channels::default();
-        let mut stats = Vec::new();
-        let ids = channel_ids(&meta, config.channels)?;
-        let recent_bytes = config.recent_bytes / ids.len();
-        for id in ids {
-            let owner = Owner {
-                node: NODE,
-                incarnation,
-            };
-            let (handle, task) = start_channel(
-                id,
-                owner,
-                zone_gen,
-                recent_bytes,
-                &config,
-                &env,
-                &meta,
-                &wal,
-                &stop_channels,
-            )
-            .await
-            .map_err(|cause| NodeError::Recovery { channel: id, cause })?;
-            stats.push((id, task.stats.clone()));
-            channels.insert(StorageClass::Standard, handle);
-            running.spawn(async move { (id, task.run().await) });
-        }
-
+        let node = config.cluster.as_ref().map_or(NODE, |cluster| cluster.node);
+        let channels = Channels::new(node, meta.clone());
+        let limits = ChannelLimits {
+            chunk_bytes: config.chunk_bytes,
+            linger: config.linger,
+            recent_bytes: config.recent_bytes / config.channels as usize,
+        };
+        let parts = Parts {
+            env: env.clone(),
+            meta: meta.clone(),
+            wal: wal.clone(),
+            gens: vec![zone_gen],
+            limits,
+            idle_timeout: config.idle_timeout,
+            channels: channels.clone(),
+            lease: Lease::always(),
+            stuck_after: None,
+        };
         let lifecycle = Lifecycle::default();
+        let stop_channels = CancellationToken::new();
         let chunks = Arc::new(ChunkReader::new(
             wal.clone(),
             config.footer_cache_bytes,
@@ -159,19 +168,35 @@ impl Node {
             limits,
             lifecycle.clone(),
         ));
+        let stop_tasks = CancellationToken::new();
+        let stop_serving = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let ownership = match &cluster {
+            None => own_all(parts, &config, stop_channels.clone()).await?,
+            Some(cluster) => {
+                let among = Among {
+                    cluster,
+                    config: &config,
+                    frontend: &frontend,
+                    lifecycle: &lifecycle,
+                    parts,
+                };
+                let (control, lives) = among.others(stop_serving.clone()).await?;
+                tasks.spawn(control.run(stop_tasks.clone()));
+                among_others(lives, stop_channels.clone()).await
+            }
+        };
         if let Some(path) = &config.init_file {
             let converged = Declaration::read(path)?.apply(&frontend).await?;
             tracing::info!(?converged, path = %path.display(), "applied the init file");
         }
         let metrics = Metrics::new(Sources {
-            channels: stats,
+            channels: channels.clone(),
             wal,
             meta: meta.clone(),
             append_room: frontend.append_room(),
         });
         let http = listen(&config, &env, &frontend, metrics).await?;
-        let stop_tasks = CancellationToken::new();
-        let mut tasks = JoinSet::new();
         let deletion = Deletion {
             env,
             meta: meta.clone(),
@@ -188,9 +213,10 @@ impl Node {
             frontend,
             lifecycle,
             http,
-            channels: running,
+            ownership,
             stop_channels,
             stop_tasks,
+            stop_serving,
             tasks,
         })
     }
@@ -209,7 +235,7 @@ impl Node {
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Ended {
         let failure = tokio::select! {
             () = stop => None,
-            ended = self.channels.join_next() => Some(channel_failure(ended)),
+            ended = &mut self.ownership => Some(channel_failure(ended)),
             why = self.meta.failed() => Some(format!("the metadata group has failed: {why}")),
         };
         match failure {
@@ -234,28 +260,129 @@ impl Node {
         self.stop_tasks.cancel();
         self.http.stop(clients_timeout).await;
         self.stop_channels.cancel();
-        let written = async { while self.channels.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.config.append_timeout, written)
-            .await
-            .is_err()
+        if !self.ownership.is_finished()
+            && tokio::time::timeout(self.config.append_timeout, &mut self.ownership)
+                .await
+                .is_err()
         {
             tracing::warn!("storage did not take the last chunks; unacknowledged appends may be lost");
+            self.ownership.abort();
         }
-        self.channels.shutdown().await;
+        self.stop_serving.cancel();
         self.tasks.shutdown().await;
         self.meta.shutdown().await;
     }
 }
 
 /// Why the node stops when a channel has ended by itself.
-fn channel_failure(ended: Option<Result<(ChannelId, task::Ended), tokio::task::JoinError>>) -> String {
+fn channel_failure(ended: Result<Result<(), Trouble>, JoinError>) -> String {
     match ended {
-        Some(Ok((channel, task::Ended::Fenced(by)))) => format!(
-            "fenced: another process has taken over channel {channel} ({by:?}); this node acknowledges nothing more"
+        Ok(Err(Trouble::Fenced { channel, by })) => format!(
+            "fenced: another process has taken over channel {channel} ({by}); this node acknowledges nothing more"
         ),
-        Some(Ok((channel, task::Ended::Stopped))) => format!("channel {channel} has stopped"),
-        Some(Err(panic)) => format!("a channel has failed: {panic}"),
-        None => "no channel is left".into(),
+        Ok(Err(Trouble::Recovery { channel, cause })) => {
+            format!("channel {channel} cannot be recovered: {cause}")
+        }
+        Ok(Err(Trouble::Panicked(panic))) => format!("a channel has failed: {panic}"),
+        Ok(Ok(())) => "the channels have stopped".into(),
+        Err(panic) => format!("a channel has failed: {panic}"),
+    }
+}
+
+/// Takes over every channel, as a node does that is alone, and keeps them until `stop`. Answers when all are served.
+async fn own_all(
+    parts: Parts,
+    config: &NodeConfig,
+    stop: CancellationToken,
+) -> Result<JoinHandle<Result<(), Trouble>>, NodeError> {
+    let incarnation = register(&parts.meta, &parts.env).await?;
+    let ids = create_channels(&parts.meta, config.channels).await?;
+    let channels = parts.channels.clone();
+    let owner = Owner {
+        node: NODE,
+        incarnation,
+    };
+    let (wanted, wants) = watch::channel(Wanted {
+        channels: ids.clone(),
+    });
+    let ownership = Ownership::new(parts, owner, wants, watch::Sender::default());
+    let mut ownership = tokio::spawn(async move {
+        let _wanted = wanted;
+        ownership.run(stop).await
+    });
+    tokio::select! {
+        () = channels.wait_owned(&ids) => Ok(ownership),
+        ended = &mut ownership => Err(not_owned(ended)),
+    }
+}
+
+/// What makes a node one among others.
+struct Among<'a> {
+    cluster: &'a Cluster,
+    config: &'a NodeConfig,
+    frontend: &'a Arc<Frontend>,
+    lifecycle: &'a Lifecycle,
+    parts: Parts,
+}
+
+impl Among<'_> {
+    /// Opens the ways from and to other nodes, until `stop`.
+    async fn others(self, stop: CancellationToken) -> Result<(Control, Lives), NodeError> {
+        let Self {
+            cluster,
+            config,
+            frontend,
+            lifecycle,
+            parts,
+        } = self;
+        let settings = cluster.config();
+        let control = Control::new(cluster.meta.clone(), settings.lease, config.channels);
+        let peers = cluster.peers(stop.clone())?;
+        parts.channels.reach_others(peers.clone());
+        let answering = PeerParts {
+            meta: cluster.meta.clone(),
+            channels: parts.channels.clone(),
+            room: frontend.room(),
+            heartbeats: Arc::new(control.clone()),
+        };
+        let service = PeerService::new(answering, stop.clone());
+        let address = cluster.serve(service, stop).await?;
+        let lives = Lives {
+            node: settings.node,
+            zone: settings.zone.clone(),
+            address,
+            env: parts.env.clone(),
+            control: control.clone(),
+            peers,
+            lifecycle: lifecycle.clone(),
+            margin: settings.lease.margin,
+            parts: Parts {
+                stuck_after: Some(STUCK_AFTER),
+                ..parts
+            },
+            registered: watch::Sender::new(false),
+        };
+        Ok((control, lives))
+    }
+}
+
+/// Owns what the leader wants this node to own, until `stop`. Answers when the node is registered.
+async fn among_others(lives: Lives, stop: CancellationToken) -> JoinHandle<Result<(), Trouble>> {
+    let mut registered = lives.registered.subscribe();
+    let ownership = tokio::spawn(async move {
+        lives.run(stop).await;
+        Ok(())
+    });
+    // An error: the lives have ended, which is for the one who waits for them.
+    let _ = registered.wait_for(|registered| *registered).await;
+    ownership
+}
+
+/// Why a node does not start whose channels were not taken over.
+fn not_owned(ended: Result<Result<(), Trouble>, JoinError>) -> NodeError {
+    match ended {
+        Ok(Err(Trouble::Recovery { channel, cause })) => NodeError::Recovery { channel, cause },
+        ended => NodeError::Channels(channel_failure(ended)),
     }
 }
 
@@ -275,13 +402,16 @@ async fn lock_patiently(path: &Path) -> Result<DataDir, DataDirError> {
 }
 
 /// The channels that are asked for, and those that are there already: streams are on them.
-fn channel_ids(meta: &Meta, asked: u32) -> Result<BTreeSet<ChannelId>, MetaError> {
-    let known = meta
-        .state()
-        .channels()?
-        .into_iter()
-        .map(|channel| channel.channel);
-    Ok((1..=asked).map(ChannelId).chain(known).collect())
+async fn create_channels(meta: &Meta, asked: u32) -> Result<BTreeSet<ChannelId>, MetaError> {
+    let known = meta.state().channels()?;
+    let mut ids: BTreeSet<_> = known.into_iter().map(|channel| channel.channel).collect();
+    for channel in (1..=asked).map(ChannelId) {
+        if ids.insert(channel) {
+            let class = StorageClass::Standard;
+            meta.propose(CreateChannel { channel, class }).await?;
+        }
+    }
+    Ok(ids)
 }
 
 fn wal_options(config: &NodeConfig, env: &Env) -> WalOptions {
@@ -306,48 +436,6 @@ async fn register(meta: &Meta, env: &Env) -> Result<Incarnation, MetaError> {
     })
     .await?;
     Ok(incarnation)
-}
-
-#[allow(clippy::too_many_arguments)] // Wiring: each is one part of the node.
-async fn start_channel(
-    id: ChannelId,
-    owner: Owner,
-    zone_gen: ZoneGen,
-    recent_bytes: usize,
-    config: &NodeConfig,
-    env: &Env,
-    meta: &Meta,
-    wal: &Wal,
-    stop: &CancellationToken,
-) -> Result<(ChannelHandle, ChannelTask), RecoveryError> {
-    meta.propose(CreateChannel {
-        channel: id,
-        class: StorageClass::Standard,
-    })
-    .await?;
-    let limits = ChannelLimits {
-        chunk_bytes: config.chunk_bytes,
-        linger: config.linger,
-        recent_bytes,
-    };
-    let recovered = recovery::take_over(id, owner, vec![zone_gen], limits, env, meta, wal).await?;
-    let (handle, requests) = ChannelHandle::new(id);
-    let mut task = ChannelTask {
-        id,
-        epoch: recovered.epoch,
-        env: env.clone(),
-        meta: meta.clone(),
-        state: recovered.state,
-        writer: recovered.writer,
-        written: recovered.written,
-        requests,
-        idle_timeout: config.idle_timeout,
-        stop: stop.clone(),
-        stats: Arc::default(),
-        waiting: task::Waiting::default(),
-    };
-    task.close_leftovers(recovered.deleting);
-    Ok((handle, task))
 }
 
 async fn listen(

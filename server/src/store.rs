@@ -8,6 +8,7 @@ use millrace_api::id::ZoneGen;
 use millrace_raft::command::{InitCell, RegisterZone};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
+use millrace_raft::refused::Refused;
 use millrace_wal::{Marker, Zone, create_marker, preflight, read_marker};
 
 use crate::env::Env;
@@ -91,8 +92,12 @@ async fn cell_id(meta: &Meta, env: &Env) -> Result<u128, StoreError> {
         return Ok(cell);
     }
     let cell_id = env.random_u128();
-    meta.propose(InitCell { cell_id }).await?;
-    Ok(cell_id)
+    match meta.propose(InitCell { cell_id }).await {
+        Ok(()) => Ok(cell_id),
+        // Another node of the cell was quicker.
+        Err(MetaError::Refused(Refused::CellInitialized { cell_id })) => Ok(cell_id),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn register(meta: &Meta, gen_id: ZoneGen) -> Result<ZoneGen, StoreError> {

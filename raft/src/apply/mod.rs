@@ -11,9 +11,10 @@ mod purge;
 mod seal;
 mod stream;
 
-use crate::command::{Command, Response};
+use crate::command::{Command, Response, StateChecksum};
 use crate::error::StoreError;
 use crate::refused::Refused;
+use crate::state::checksum::checksum;
 use crate::state::record::{Applied, LogPosition, Members};
 use crate::state::table::{AppliedTable, ReadTable};
 use crate::state::txn::Txn;
@@ -100,5 +101,11 @@ fn decide(txn: &mut Txn<'_>, command: &Command, index: u64) -> Outcome<Response>
         Command::PurgeStream(c) => purge::stream(txn, c),
         Command::ActivateStream(c) => placement::activate(txn, c, index),
         Command::DeactivateStream(c) => placement::deactivate(txn, c),
+        Command::CompareState(_) => Ok(Response::StateChecksum(StateChecksum {
+            index,
+            checksum: checksum(txn)?,
+        })),
+        // The state is not touched: whoever applies the entry compares.
+        Command::CheckState(_) => Ok(Response::Done),
     }
 }

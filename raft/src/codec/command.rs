@@ -138,6 +138,11 @@ fn encode_kind(command: &Command) -> Kind {
             trim: c.trim,
             forgotten: c.forgotten,
         }),
+        Command::CompareState(_) => Kind::CompareState(pb::CompareState {}),
+        Command::CheckState(c) => Kind::CheckState(pb::CheckState {
+            index: c.computed.index,
+            checksum: c.computed.checksum,
+        }),
     }
 }
 
@@ -288,6 +293,14 @@ pub fn decode(command: pb::Command) -> Result<Command, DecodeError> {
             fencing: fencing(c.fencing)?,
             trim: c.trim,
             forgotten: c.forgotten,
+        }
+        .into(),
+        Kind::CompareState(_) => CompareState {}.into(),
+        Kind::CheckState(c) => CheckState {
+            computed: StateChecksum {
+                index: c.index,
+                checksum: c.checksum,
+            },
         }
         .into(),
     })

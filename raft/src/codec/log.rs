@@ -1,14 +1,15 @@
 //! The log: entries, votes, log ids, membership. An upstream field that changes is a compile error here, and never
 //! a change of what is stored.
 
-use openraft::impls::BasicNode;
 use openraft::vote::RaftLeaderIdExt;
 use openraft::{EntryPayload, Membership, StoredMembership};
 use prost::Message;
 
+use super::common::{id, id_bytes};
 use super::{DecodeError, command, required};
+use crate::identity::DirectoryId;
 use crate::pb;
-use crate::state::record::{LogPosition, Members};
+use crate::state::record::{LogPosition, MemberNode, Members};
 use crate::types::{Entry, LeaderId, LogId, StoredMembers, Vote};
 
 pub fn log_position_message(position: LogPosition) -> pb::LogId {
@@ -52,47 +53,52 @@ pub fn members_message(members: &Members) -> pb::Membership {
             })
             .collect(),
         members: members
-            .addresses
+            .nodes
             .iter()
-            .map(|(node, address)| pb::membership::Member {
+            .map(|(node, member)| pb::membership::Member {
                 node: *node,
-                address: address.clone(),
+                address: member.address.clone(),
+                directory: member.directory.map(|directory| id_bytes(directory.0)),
             })
             .collect(),
     }
 }
 
-pub fn members(message: pb::Membership) -> Members {
-    Members {
+pub fn members(message: pb::Membership) -> Result<Members, DecodeError> {
+    Ok(Members {
         configs: message
             .configs
             .into_iter()
             .map(|set| set.voters.into_iter().collect())
             .collect(),
-        addresses: message.members.into_iter().map(|m| (m.node, m.address)).collect(),
-    }
+        nodes: message
+            .members
+            .into_iter()
+            .map(|m| {
+                let directory = m.directory.map(|bytes| id(&bytes, "directory")).transpose()?;
+                let member = MemberNode {
+                    address: m.address,
+                    directory: directory.map(DirectoryId),
+                };
+                Ok((m.node, member))
+            })
+            .collect::<Result<_, DecodeError>>()?,
+    })
 }
 
-pub fn members_of(membership: &Membership<u64, BasicNode>) -> Members {
+pub fn members_of(membership: &Membership<u64, MemberNode>) -> Members {
     Members {
         configs: membership.get_joint_config().clone(),
-        addresses: membership
-            .nodes()
-            .map(|(id, node)| (*id, node.addr.clone()))
-            .collect(),
+        nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
     }
 }
 
-pub fn membership_of(members: &Members) -> Result<Membership<u64, BasicNode>, DecodeError> {
+pub fn membership_of(members: &Members) -> Result<Membership<u64, MemberNode>, DecodeError> {
     if *members == Members::default() {
         return Ok(Membership::default());
     }
-    let nodes: std::collections::BTreeMap<u64, BasicNode> = members
-        .addresses
-        .iter()
-        .map(|(id, address)| (*id, BasicNode::new(address)))
-        .collect();
-    Membership::new(members.configs.clone(), nodes).map_err(|error| DecodeError::unknown("membership", error))
+    Membership::new(members.configs.clone(), members.nodes.clone())
+        .map_err(|error| DecodeError::unknown("membership", error))
 }
 
 pub fn stored_membership(at: Option<LogPosition>, members: &Members) -> Result<StoredMembers, DecodeError> {
@@ -153,7 +159,7 @@ pub fn entry_of(entry: pb::Entry) -> Result<Entry, DecodeError> {
     let payload = match entry.payload.ok_or_else(unknown)? {
         Payload::Blank(_) => EntryPayload::Blank,
         Payload::Command(command) => EntryPayload::Normal(command::decode(command)?),
-        Payload::Membership(message) => EntryPayload::Membership(membership_of(&members(message))?),
+        Payload::Membership(message) => EntryPayload::Membership(membership_of(&members(message)?)?),
     };
     Ok(Entry { log_id, payload })
 }

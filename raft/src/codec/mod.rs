@@ -2,8 +2,11 @@
 
 pub mod command;
 pub mod common;
+pub mod forward;
 pub mod log;
 pub mod record;
+pub mod refused;
+pub mod response;
 pub mod rpc;
 
 use crate::error::StoreError;

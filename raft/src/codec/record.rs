@@ -23,7 +23,7 @@ pub fn applied(message: pb::Applied) -> Result<Applied, DecodeError> {
     Ok(Applied {
         last: message.log_id.map(log_position),
         membership_at: message.membership_log_id.map(log_position),
-        membership: members(required(message.membership, "membership")?),
+        membership: members(required(message.membership, "membership")?)?,
     })
 }
 

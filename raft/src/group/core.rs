@@ -1,61 +1,69 @@
 //! The running member: its storage, its consensus core, and the threads that both run on.
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
-use openraft::impls::BasicNode;
-use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use super::options::{self, Fresh, MetaOptions};
-use crate::error::{MetaError, StoreError};
+use super::options::{self, MetaOptions};
+use super::router::Book;
+use super::runtime::GroupRuntime;
+use crate::error::MetaError;
+use crate::identity::Identity;
 use crate::network::Network;
 use crate::store::blocking::Blocking;
-use crate::store::dir::MetaDir;
-use crate::store::log::LogStore;
+use crate::store::dir::{MetaDir, Owner};
+use crate::store::log::{Held, LogStore};
 use crate::store::machine::{Machine, StateMachine};
 use crate::types::TypeConfig;
 
 pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
-/// Threads for consensus in production: one may be busy with the disk while another keeps the heartbeat.
-const THREADS: usize = 2;
-
-/// A group of one leads at once; longer than this, something is wrong.
-const LEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Milliseconds to wait for the log to be closed after the consensus has ended.
+const RELEASE_TURNS: u32 = 1_000;
 
 pub struct Core {
     raft: Raft,
-    handle: Handle,
-    /// Dropped before anything else of the member: nothing of it runs on when the last handle is gone.
-    runtime: Mutex<Option<OwnRuntime>>,
+    runtime: GroupRuntime,
+    log: Held,
+}
+
+/// What a member consists of once its directory is open.
+pub struct Started {
+    pub core: Core,
+    pub machine: Arc<Machine>,
+    pub identity: Identity,
+    pub book: Book,
 }
 
 impl Core {
-    pub async fn start(options: MetaOptions) -> Result<(Self, Arc<Machine>), MetaError> {
-        let runtime = match options.blocking {
-            Blocking::Pool => Some(OwnRuntime::start()?),
-            Blocking::Inline => None,
+    pub async fn start(options: MetaOptions) -> Result<Started, MetaError> {
+        let runtime = match &options.runtime {
+            Some(runtime) => runtime.clone(),
+            None => GroupRuntime::start(options.blocking)?,
         };
-        let handle = runtime
-            .as_ref()
-            .map_or_else(Handle::current, |runtime| runtime.handle.clone());
-        let started = handle.spawn(start(options)).await;
-        let (raft, machine) = started.map_err(|error| MetaError::Closed(error.to_string().into()))??;
-        Ok((
-            Self {
-                raft,
-                handle,
-                runtime: Mutex::new(runtime),
-            },
-            machine,
-        ))
+        let started = runtime.handle().spawn(start(options)).await;
+        let started = started.map_err(|error| MetaError::Closed(error.to_string().into()));
+        match started.and_then(|started| started) {
+            Ok(parts) => Ok(Started {
+                core: Self {
+                    raft: parts.raft,
+                    runtime,
+                    log: parts.log,
+                },
+                machine: parts.machine,
+                identity: parts.identity,
+                book: parts.book,
+            }),
+            Err(error) => {
+                runtime.end().await;
+                Err(error)
+            }
+        }
     }
 
     pub fn raft(&self) -> &Raft {
@@ -63,7 +71,7 @@ impl Core {
     }
 
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.handle.spawn(task);
+        self.runtime.spawn(task);
     }
 
     /// Says why the core ended, if it did not end because it was stopped.
@@ -95,144 +103,85 @@ impl Core {
         let raft = self.raft.clone();
         // The task ends even if the caller goes away.
         let stopped = self
-            .handle
+            .runtime
+            .handle()
             .spawn(async move { raft.shutdown().await.map_err(|error| error.to_string()) });
         match stopped.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error, "the metadata group did not stop cleanly"),
+            // It was stopped before.
+            Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::warn!(%error, "the metadata group did not stop cleanly"),
         }
-        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut runtime) = runtime {
-            runtime.ended().await;
+        self.runtime.end().await;
+        // On the caller's threads a task of the consensus may end a little later than the consensus itself.
+        for _ in 0..RELEASE_TURNS {
+            if !self.log.is_held() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
 
-async fn start(options: MetaOptions) -> Result<(Raft, Arc<Machine>), MetaError> {
+impl Drop for Core {
+    fn drop(&mut self) {
+        // Nothing of the member runs on when its last handle is gone.
+        self.runtime.end_blocking();
+    }
+}
+
+struct Parts {
+    raft: Raft,
+    machine: Arc<Machine>,
+    identity: Identity,
+    book: Book,
+    log: Held,
+}
+
+async fn start(options: MetaOptions) -> Result<Parts, MetaError> {
     let config = Arc::new(options::config(&options)?);
     let blocking = options.blocking;
-    let (path, node) = (options.dir.clone(), options.node);
+    let owner = Owner {
+        node: options.node,
+        cluster: options.cluster,
+        directory: options.directory,
+    };
+    let path = options.dir.clone();
     let opened = blocking
-        .run(move || Ok(open_stores(&path, node, blocking)))
+        .run(move || Ok(open_stores(path, owner, blocking)))
         .await?;
-    let (log, machine) = opened?;
+    let (log, machine, identity) = opened?;
+    let held = log.held();
+    let book = Book::default();
     let network = Network {
         transport: options.transport.clone(),
         blocking,
+        book: book.clone(),
     };
-    let raft = Raft::new(node.0, config, network, log, StateMachine(machine.clone())).await;
+    let node = options.node.0;
+    let raft = Raft::new(node, config, network, log, StateMachine(machine.clone())).await;
     let raft = raft.map_err(|fatal| failed("start", fatal))?;
-    lead(&raft, &options).await?;
-    Ok((raft, machine))
+    Ok(Parts {
+        raft,
+        machine,
+        identity,
+        book,
+        log: held,
+    })
 }
 
 fn open_stores(
-    path: &std::path::Path,
-    node: millrace_api::id::NodeId,
+    path: PathBuf,
+    owner: Owner,
     blocking: Blocking,
-) -> Result<(LogStore, Arc<Machine>), MetaError> {
-    let dir = MetaDir::open(path, node)?;
+) -> Result<(LogStore, Arc<Machine>, Identity), MetaError> {
+    let dir = MetaDir::open(&path, owner)?;
+    let identity = dir.identity();
     let log = LogStore::open(&dir.log(), blocking)?;
-    Ok((log, Machine::open(dir, blocking)?))
+    Ok((log, Machine::open(dir, blocking)?, identity))
 }
 
-/// Makes a fresh member a group of one, and a group of one lead.
-async fn lead(raft: &Raft, options: &MetaOptions) -> Result<(), MetaError> {
-    let node = options.node.0;
-    let initialized = raft
-        .is_initialized()
-        .await
-        .map_err(|fatal| failed("start", fatal))?;
-    if !initialized && options.fresh == Fresh::Join {
-        return Ok(());
-    }
-    if !initialized {
-        let members = BTreeMap::from([(node, BasicNode::new(&options.address))]);
-        raft.initialize(members)
-            .await
-            .map_err(|error| failed("initialize", error))?;
-    }
-    // Asked of the core: the published metrics may be behind.
-    let alone = raft
-        .with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([node]))
-        .await
-        .map_err(|fatal| failed("start", fatal))?;
-    if !alone {
-        return Ok(());
-    }
-    if initialized {
-        raft.trigger()
-            .elect(false)
-            .await
-            .map_err(|fatal| failed("elect", fatal))?;
-    }
-    let leads = raft
-        .wait(Some(LEAD_TIMEOUT))
-        .state(ServerState::Leader, "a group of one leads")
-        .await;
-    leads.map_err(|error| failed("lead", error))?;
-    // The entry that begins the term stands for everything before it: then this state is complete.
-    let read = raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex).await;
-    read.map(drop).map_err(|error| failed("lead", error))
-}
-
-fn failed(what: &str, error: impl std::fmt::Display) -> MetaError {
+pub fn failed(what: &str, error: impl std::fmt::Display) -> MetaError {
     MetaError::Closed(format!("{what}: {error}").into())
-}
-
-/// A runtime that lives on a thread, so that stopping it never blocks a task of another.
-///
-/// Dropping it waits for the thread: a process that ended while RocksDB still closed on it would be aborted.
-struct OwnRuntime {
-    handle: Handle,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-    /// Ready when every task is gone, and with them what they held.
-    ended: oneshot::Receiver<()>,
-}
-
-impl OwnRuntime {
-    fn start() -> Result<Self, MetaError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("raft")
-            .enable_all()
-            .build()
-            .map_err(|error| StoreError::io("start runtime", error))?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (end, ended) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new()
-            .name("raft-runtime".into())
-            .spawn(move || {
-                // Ends when the sender is dropped.
-                let _ = runtime.block_on(stopped);
-                drop(runtime);
-                let _ = end.send(());
-            })
-            .map_err(|error| StoreError::io("start runtime", error))?;
-        Ok(Self {
-            handle,
-            stop: Some(stop),
-            thread: Some(thread),
-            ended,
-        })
-    }
-
-    async fn ended(&mut self) {
-        self.stop = None;
-        let _ = (&mut self.ended).await;
-    }
-}
-
-impl Drop for OwnRuntime {
-    fn drop(&mut self) {
-        self.stop = None;
-        let inside = Handle::try_current().is_ok_and(|current| current.id() == self.handle.id());
-        if let Some(thread) = self.thread.take().filter(|_| !inside) {
-            // Its only panic would be one of the runtime's own, and there is nobody left to tell.
-            let _ = thread.join();
-        }
-    }
 }

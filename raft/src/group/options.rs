@@ -7,7 +7,10 @@ use std::time::Duration;
 use millrace_api::id::NodeId;
 use openraft::{Config, SnapshotPolicy};
 
+use super::runtime::GroupRuntime;
+use super::slot::MemberSlot;
 use crate::error::MetaError;
+use crate::identity::{ClusterId, DirectoryId, PeerAddress};
 use crate::network::{NoNetwork, Transport};
 use crate::store::blocking::Blocking;
 
@@ -17,12 +20,23 @@ pub struct MetaOptions {
     pub dir: PathBuf,
     /// Never reused after its directory was lost.
     pub node: NodeId,
-    /// Where other members reach this node. Kept in the membership of a fresh group; not used by a group of one.
+    /// The group that this node belongs to. Kept in the directory, which is refused under another. `None`: a group of
+    /// one that no other node talks to.
+    pub cluster: Option<ClusterId>,
+    /// Random, and new at every start: the id of the directory if it has none yet. `None` only in a group of one.
+    pub directory: Option<DirectoryId>,
+    /// Where other members reach this node. Kept in the membership. One that has changed since the last start is told
+    /// to the leader, which takes at least one member that is still where it was; empty is no address, and keeps the
+    /// one that is known.
     pub address: String,
     pub transport: Arc<dyn Transport>,
     /// What a fresh directory means. One that is not fresh goes on as what it was.
     pub fresh: Fresh,
     pub blocking: Blocking,
+    /// What the member runs on; `None` makes one.
+    pub runtime: Option<GroupRuntime>,
+    /// Filled when the member begins, for what serves it on the network.
+    pub slot: MemberSlot,
     pub timing: Timing,
     /// Commands, and reads, that may wait to be taken up.
     pub queue: usize,
@@ -35,10 +49,14 @@ impl MetaOptions {
         Self {
             dir: dir.into(),
             node,
+            cluster: None,
+            directory: None,
             address: String::new(),
             transport: Arc::new(NoNetwork),
             fresh: Fresh::GroupOfOne,
             blocking: Blocking::Pool,
+            runtime: None,
+            slot: MemberSlot::default(),
             timing: Timing::default(),
             queue: 4096,
             snapshot_entries: 20_000,
@@ -47,10 +65,13 @@ impl MetaOptions {
 }
 
 /// How a member begins whose directory is fresh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fresh {
     /// It founds a group, alone.
     GroupOfOne,
+    /// It founds a group together with the others of this list, which names every one of them and itself, once, and
+    /// is the same on all. If it finds that there is a group already, it waits to be added like [`Fresh::Join`].
+    Form { peers: Vec<PeerAddress> },
     /// It waits until a leader adds it to an existing group.
     Join,
 }

@@ -11,8 +11,8 @@ use crate::store::machine::{Machine, offer};
 use crate::store::snapshot::Receiver;
 use crate::types::Vote;
 
-/// Answers one request. Bytes that are no request are refused, and change nothing.
-pub async fn serve(raft: &Raft, call: Call, request: &[u8]) -> Result<Vec<u8>, MetaError> {
+/// Answers one request of the consensus itself. Bytes that are no request are refused, and change nothing.
+pub async fn serve_raft(raft: &Raft, call: Call, request: &[u8]) -> Result<Vec<u8>, MetaError> {
     match call {
         Call::Append => {
             let answer = raft
@@ -36,6 +36,9 @@ pub async fn serve(raft: &Raft, call: Call, request: &[u8]) -> Result<Vec<u8>, M
                 .await;
             Ok(rpc::encode_transferred(&answer.map_err(closed)?))
         }
+        Call::Propose | Call::ReadIndex | Call::Change | Call::Identify => Err(MetaError::Invalid(
+            format!("{call:?} is not of the consensus").into(),
+        )),
     }
 }
 

@@ -14,15 +14,18 @@ use futures::stream::BoxStream;
 use millrace_api::id::NodeId;
 
 pub use self::inbound::IncomingSnapshot;
-pub(crate) use self::inbound::{receive_snapshot, serve};
+pub(crate) use self::inbound::{receive_snapshot, serve_raft};
 pub(crate) use self::outbound::Network;
 use crate::error::StoreError;
+use crate::identity::DirectoryId;
 
 /// A member as the membership names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub node: NodeId,
     pub address: String,
+    /// The directory that it must have; `None` if that is not known.
+    pub directory: Option<DirectoryId>,
 }
 
 /// What is asked of a member. The numbers are sent: one that was used once is never given to anything else.
@@ -33,24 +36,44 @@ pub enum Call {
     Vote = 2,
     PreVote = 3,
     TransferLeader = 4,
+    /// Commands of another member, for the leader to propose.
+    Propose = 5,
+    /// A confirmation of leadership, and the index that a read has to wait for.
+    ReadIndex = 6,
+    /// A change of membership.
+    Change = 7,
+    /// Who the member is; answered before it belongs to a group.
+    Identify = 8,
 }
 
 impl Call {
     /// `None` for a call of a later release.
     pub fn from_number(number: u8) -> Option<Self> {
-        [Call::Append, Call::Vote, Call::PreVote, Call::TransferLeader]
-            .into_iter()
-            .find(|call| *call as u8 == number)
+        [
+            Call::Append,
+            Call::Vote,
+            Call::PreVote,
+            Call::TransferLeader,
+            Call::Propose,
+            Call::ReadIndex,
+            Call::Change,
+            Call::Identify,
+        ]
+        .into_iter()
+        .find(|call| *call as u8 == number)
     }
 }
 
-/// Why nothing came back. In every case the peer may have acted on the request.
+/// Why nothing came back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// Nobody answers there: wait before the next attempt.
+    /// Nothing was sent: wait before the next attempt.
     #[error("unreachable: {0}")]
     Unreachable(String),
-    /// This attempt failed; the next may succeed.
+    /// The peer turned the request away and did nothing.
+    #[error("refused: {0}")]
+    Rejected(String),
+    /// This attempt failed, and the peer may have acted on the request; the next may succeed.
     #[error("{0}")]
     Failed(String),
 }

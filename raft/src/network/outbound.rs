@@ -1,12 +1,11 @@
 //! Requests of this member to others.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures::{StreamExt, stream};
 use millrace_api::id::NodeId;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::impls::BasicNode;
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
@@ -16,6 +15,8 @@ use openraft::{AnyError, OptionalSend};
 
 use super::{Call, Peer, Pieces, Transport, TransportError};
 use crate::codec::{DecodeError, rpc};
+use crate::group::{Book, peer};
+use crate::state::record::MemberNode;
 use crate::store::blocking::Blocking;
 use crate::store::snapshot::Snapshot;
 use crate::types::{TypeConfig, Vote};
@@ -28,18 +29,17 @@ type Offered = openraft::alias::SnapshotOf<TypeConfig, Arc<Snapshot>>;
 pub struct Network {
     pub transport: Arc<dyn Transport>,
     pub blocking: Blocking,
+    /// Where members are now: a way that was made earlier follows them.
+    pub book: Book,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Link;
 
-    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link {
-        let peer = Peer {
-            node: NodeId(target),
-            address: node.addr.clone(),
-        };
+    async fn new_client(&mut self, target: u64, node: &MemberNode) -> Link {
         Link {
-            peer,
+            first: peer(NodeId(target), node),
+            book: self.book.clone(),
             transport: self.transport.clone(),
             blocking: self.blocking,
         }
@@ -48,12 +48,20 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 /// The way to one member.
 pub struct Link {
-    peer: Peer,
+    /// As it was when the way was made.
+    first: Peer,
+    book: Book,
     transport: Arc<dyn Transport>,
     blocking: Blocking,
 }
 
 impl Link {
+    fn peer(&self) -> Peer {
+        let book = self.book.read().unwrap_or_else(PoisonError::into_inner);
+        book.get(&self.first.node.0)
+            .map_or_else(|| self.first.clone(), |member| peer(self.first.node, member))
+    }
+
     async fn call<T>(
         &self,
         call: Call,
@@ -63,7 +71,7 @@ impl Link {
     ) -> Result<T, RpcError> {
         let answer = self
             .transport
-            .call(&self.peer, call, request, option.hard_ttl())
+            .call(&self.peer(), call, request, option.hard_ttl())
             .await;
         decode(&answer.map_err(not_sent)?).map_err(not_understood)
     }
@@ -71,7 +79,9 @@ impl Link {
 
 fn not_sent(error: TransportError) -> RpcError {
     match error {
-        TransportError::Unreachable(_) => RPCError::Unreachable(Unreachable::new(&error)),
+        TransportError::Unreachable(_) | TransportError::Rejected(_) => {
+            RPCError::Unreachable(Unreachable::new(&error))
+        }
         TransportError::Failed(_) => RPCError::Network(NetworkError::new(&error)),
     }
 }
@@ -157,7 +167,8 @@ impl RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let opening = rpc::encode_opening(&vote, offered.snapshot.manifest());
         let pieces = pieces(&offered.snapshot, self.blocking);
-        let sending = self.transport.send_snapshot(&self.peer, opening, pieces);
+        let to = self.peer();
+        let sending = self.transport.send_snapshot(&to, opening, pieces);
         let answer = tokio::select! {
             answer = sending => answer.map_err(not_sent)?,
             closed = cancel => return Err(StreamingError::Closed(closed)),

@@ -10,6 +10,8 @@ use millrace_api::id::{
 use millrace_api::name::{BasinName, FencingToken, StreamName};
 use millrace_api::position::{SeqNum, StreamPosition};
 
+use crate::identity::DirectoryId;
+
 /// An entry's place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct LogPosition {
@@ -24,8 +26,16 @@ pub struct LogPosition {
 pub struct Members {
     /// One set of voters, or two while a change is under way.
     pub configs: Vec<BTreeSet<u64>>,
-    /// Addresses of voters and learners.
-    pub addresses: BTreeMap<u64, String>,
+    /// Voters and learners.
+    pub nodes: BTreeMap<u64, MemberNode>,
+}
+
+/// Where a member is, and what proves that it is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MemberNode {
+    pub address: String,
+    /// `None` for a member that joined before directories had ids.
+    pub directory: Option<DirectoryId>,
 }
 
 /// How far the state follows the log.

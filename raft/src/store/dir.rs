@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock            held by the process that uses the directory
-//! identity        format version and node id, written once
+//! identity        format version, node id, cluster and directory id; what is there is never changed
 //! log/            vote and log
 //! current         name of the state in use
 //! state-N/        a state; others than the current one are left-overs
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use millrace_api::id::NodeId;
 
 use crate::error::{MetaError, StoreError};
+use crate::identity::{ClusterId, DirectoryId, Identity};
 
 /// Version of the directory and of everything in it.
 const FORMAT: u32 = 1;
@@ -30,17 +31,40 @@ const STATE_PREFIX: &str = "state-";
 #[derive(Debug)]
 pub struct MetaDir {
     path: PathBuf,
+    identity: Identity,
     _lock: File,
+}
+
+/// Who opens a directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner {
+    pub node: NodeId,
+    /// `None` asks for none.
+    pub cluster: Option<ClusterId>,
+    /// New and random: given to a directory that has no id yet.
+    pub directory: Option<DirectoryId>,
+}
+
+impl From<NodeId> for Owner {
+    /// A node that asks for no cluster.
+    fn from(node: NodeId) -> Self {
+        Self {
+            node,
+            cluster: None,
+            directory: None,
+        }
+    }
 }
 
 impl MetaDir {
     /// Takes hold of a directory, fresh or this node's own.
-    pub fn open(path: &Path, node: NodeId) -> Result<Self, MetaError> {
+    pub fn open(path: &Path, owner: impl Into<Owner>) -> Result<Self, MetaError> {
         std::fs::create_dir_all(path).map_err(|error| StoreError::io("create data directory", error))?;
         let lock = lock(path)?;
-        identify(path, node)?;
+        let identity = identify(path, owner.into())?;
         let dir = Self {
             path: path.to_owned(),
+            identity,
             _lock: lock,
         };
         remove_if_there(&dir.incoming())?;
@@ -49,6 +73,10 @@ impl MetaDir {
         }
         sync_dir(path)?;
         Ok(dir)
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.identity
     }
 
     pub fn log(&self) -> PathBuf {
@@ -133,8 +161,9 @@ fn lock(path: &Path) -> Result<File, MetaError> {
     }
 }
 
-/// Checks whose directory it is, or says so in a fresh one.
-fn identify(path: &Path, node: NodeId) -> Result<(), MetaError> {
+/// Checks whose directory it is, or says so in a fresh one. A cluster or a directory id that it does not have yet is
+/// written down.
+fn identify(path: &Path, owner: Owner) -> Result<Identity, MetaError> {
     let file = path.join(IDENTITY);
     let text = match std::fs::read_to_string(&file) {
         Ok(text) => text,
@@ -143,33 +172,82 @@ fn identify(path: &Path, node: NodeId) -> Result<(), MetaError> {
                 let message = format!("the data directory {} has lost its identity file", path.display());
                 return Err(MetaError::Unusable(message.into()));
             }
-            let text = format!("format {FORMAT}\nnode {node}\n");
-            let written = write_durably(&file, text.as_bytes());
-            return Ok(written.map_err(|error| StoreError::io("write identity", error))?);
+            let identity = Identity {
+                cluster: owner.cluster,
+                node: owner.node,
+                directory: owner.directory,
+            };
+            write_identity(&file, &identity)?;
+            return Ok(identity);
         }
         Err(error) => return Err(StoreError::io("read identity", error).into()),
     };
+    let found = parse_identity(path, &text)?;
+    let unusable = |message: String| MetaError::Unusable(message.into());
+    if found.node != owner.node {
+        return Err(unusable(format!(
+            "the data directory {} belongs to node {}, this is node {}",
+            path.display(),
+            found.node,
+            owner.node
+        )));
+    }
+    if let (Some(found), Some(own)) = (found.cluster, owner.cluster)
+        && found != own
+    {
+        return Err(unusable(format!(
+            "the data directory {} belongs to cluster {found}, this node is configured for cluster {own}",
+            path.display()
+        )));
+    }
+    let identity = Identity {
+        cluster: found.cluster.or(owner.cluster),
+        directory: found.directory.or(owner.directory),
+        ..found
+    };
+    if identity != found {
+        write_identity(&file, &identity)?;
+    }
+    Ok(identity)
+}
+
+fn write_identity(file: &Path, identity: &Identity) -> Result<(), StoreError> {
+    let mut text = format!("format {FORMAT}\nnode {}\n", identity.node);
+    if let Some(cluster) = identity.cluster {
+        text += &format!("cluster {cluster}\n");
+    }
+    if let Some(directory) = identity.directory {
+        text += &format!("directory {directory}\n");
+    }
+    write_durably(file, text.as_bytes()).map_err(|error| StoreError::io("write identity", error))
+}
+
+fn parse_identity(path: &Path, text: &str) -> Result<Identity, MetaError> {
     let field = |name: &str| {
         text.lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
-            .ok_or_else(|| StoreError::corrupt("identity", format_args!("no {name}in {text:?}")))
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .map(str::trim)
     };
-    let unusable = |message: String| MetaError::Unusable(message.into());
-    let format = field("format ")?;
+    let bad = |name: &str| StoreError::corrupt("identity", format_args!("no valid {name} in {text:?}"));
+    let number = |name: &str| {
+        let value = field(name).and_then(|value| value.parse::<u64>().ok());
+        value.ok_or_else(|| bad(name))
+    };
+    let format = number("format")?;
     if format != u64::from(FORMAT) {
-        return Err(unusable(format!(
+        let message = format!(
             "the data directory {} has format {format}, this release knows format {FORMAT}",
             path.display()
-        )));
+        );
+        return Err(MetaError::Unusable(message.into()));
     }
-    let owner = field("node ")?;
-    if owner != node.0 {
-        return Err(unusable(format!(
-            "the data directory {} belongs to node {owner}, this is node {node}",
-            path.display()
-        )));
-    }
-    Ok(())
+    let cluster = field("cluster").map(|value| ClusterId::parse(value).ok_or_else(|| bad("cluster")));
+    let directory = field("directory").map(|value| DirectoryId::parse(value).ok_or_else(|| bad("directory")));
+    Ok(Identity {
+        cluster: cluster.transpose()?,
+        node: NodeId(number("node")?),
+        directory: directory.transpose()?,
+    })
 }
 
 /// Replaces a small file: afterwards, and after any crash, it holds either the old or the new bytes.

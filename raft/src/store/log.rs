@@ -11,7 +11,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -46,6 +46,15 @@ struct Inner {
     blocking: Blocking,
 }
 
+/// Whether a store is open. Does not hold it.
+pub struct Held(Weak<Inner>);
+
+impl Held {
+    pub fn is_held(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
 impl LogStore {
     /// Opens or creates the database in `path`.
     pub fn open(path: &std::path::Path, blocking: Blocking) -> Result<Self, StoreError> {
@@ -58,6 +67,11 @@ impl LogStore {
                 blocking,
             }),
         })
+    }
+
+    /// Tells when nobody holds the store any more, and another process may open it.
+    pub fn held(&self) -> Held {
+        Held(Arc::downgrade(&self.inner))
     }
 
     fn family(&self, name: &'static str) -> Result<&ColumnFamily, StoreError> {

@@ -3,6 +3,7 @@
 //! * A batch of entries, and the index of its last, are one write.
 //! * An entry is answered when its batch is committed, so that whoever hears the answer can read the change.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::apply::{advance, apply};
 use crate::codec::log::{log_id_at, members_of, position_of, stored_membership};
+use crate::command::{Command, Response, StateChecksum};
 use crate::error::StoreError;
 use crate::state::txn::Txn;
 use crate::store::blocking::Blocking;
@@ -22,6 +24,9 @@ use crate::store::snapshot::{Receiver, Snapshot, is_described_by};
 use crate::store::state::StateDb;
 use crate::types::{Answer, Entry, LogId, SnapshotMeta, StoredMembers, TypeConfig};
 
+/// Checksums of this node's state that are remembered until the leader's are known.
+const CHECKSUMS_KEPT: usize = 16;
+
 /// Entries that one write takes at most.
 const BATCH_ENTRIES_MAX: usize = 256;
 
@@ -29,7 +34,7 @@ type Responder = ApplyResponder<TypeConfig>;
 pub type OfferedSnapshot = openraft::storage::Snapshot<
     openraft::alias::CommittedLeaderIdOf<TypeConfig>,
     u64,
-    openraft::impls::BasicNode,
+    crate::state::record::MemberNode,
     Arc<Snapshot>,
 >;
 
@@ -41,6 +46,8 @@ pub struct Machine {
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     applied: watch::Sender<u64>,
     received: AtomicU64,
+    /// Newest last.
+    checksums: Mutex<VecDeque<StateChecksum>>,
 }
 
 impl Machine {
@@ -56,6 +63,7 @@ impl Machine {
             snapshot: Mutex::new(snapshot),
             applied: watch::Sender::new(applied),
             received: AtomicU64::new(0),
+            checksums: Mutex::default(),
         }))
     }
 
@@ -136,6 +144,7 @@ impl Machine {
                 EntryPayload::Normal(command) => (Some(apply(&mut txn, command, at)?), None),
                 EntryPayload::Membership(membership) => (None, Some(members_of(membership))),
             };
+            self.compare(entry, &answer)?;
             advance(&mut txn, at, members)?;
             answers.push(answer);
         }
@@ -143,6 +152,35 @@ impl Machine {
         state.commit(changes)?;
         self.applied.send_replace(last.log_id.index);
         Ok(answers)
+    }
+}
+
+impl Machine {
+    /// Remembers a checksum that an entry asked for; holds one against the leader's. Nothing of a batch in which they
+    /// differ is written.
+    fn compare(&self, entry: &Entry, answer: &Answer) -> Result<(), StoreError> {
+        let mut checksums = self.checksums.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Ok(Response::StateChecksum(computed))) = answer {
+            if checksums.len() == CHECKSUMS_KEPT {
+                checksums.pop_front();
+            }
+            checksums.push_back(*computed);
+        }
+        let EntryPayload::Normal(Command::CheckState(check)) = &entry.payload else {
+            return Ok(());
+        };
+        let leader = check.computed;
+        let own = checksums.iter().find(|own| own.index == leader.index);
+        match own.filter(|own| own.checksum != leader.checksum) {
+            None => Ok(()),
+            Some(own) => Err(StoreError::corrupt(
+                "state",
+                format_args!(
+                    "its checksum before entry {} is {:08x}, the leader's was {:08x}: the replicas differ",
+                    leader.index, own.checksum, leader.checksum
+                ),
+            )),
+        }
     }
 }
 

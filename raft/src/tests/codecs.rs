@@ -1,13 +1,13 @@
 use openraft::EntryPayload;
-use openraft::impls::BasicNode;
 use proptest::prelude::*;
 
 use super::random;
 use crate::codec::log::*;
-use crate::state::record::LogPosition;
+use crate::identity::DirectoryId;
+use crate::state::record::{LogPosition, MemberNode};
 use crate::types::{Entry, LeaderId, Vote};
 
-fn entry(payload: EntryPayload<crate::command::Command, u64, BasicNode>) -> Entry {
+fn entry(payload: EntryPayload<crate::command::Command, u64, MemberNode>) -> Entry {
     Entry {
         log_id: log_id_at(LogPosition {
             term: 3,
@@ -45,8 +45,11 @@ proptest! {
 
 #[test]
 fn blank_and_membership_entries_round_trip() {
-    let nodes: std::collections::BTreeMap<u64, BasicNode> =
-        (1..5).map(|n| (n, BasicNode::new(format!("host:{n}")))).collect();
+    let member = |n: u64| MemberNode {
+        address: format!("host:{n}"),
+        directory: (n > 1).then_some(DirectoryId(n.into())),
+    };
+    let nodes: std::collections::BTreeMap<u64, MemberNode> = (1..5).map(|n| (n, member(n))).collect();
     let joint = vec![[1, 2].into(), [2, 3].into()];
     let membership = openraft::Membership::new(joint, nodes).unwrap();
     for payload in [EntryPayload::Blank, EntryPayload::Membership(membership)] {
@@ -86,6 +89,23 @@ fn stored_bytes_stay_readable() {
     let entry = entry(EntryPayload::Normal(super::harness::seal(1, 3, 2, 4).into()));
     let kept = [
         10, 6, 8, 3, 16, 2, 24, 9, 26, 12, 66, 10, 8, 4, 16, 1, 24, 3, 32, 2, 40, 4,
+    ];
+    assert_eq!(encode_entry(&entry), kept);
+    assert_eq!(decode_entry(&kept).unwrap(), entry);
+}
+
+/// A membership as it was written before members had directories: still read, and still written the same.
+#[test]
+fn a_membership_without_directories_stays_readable() {
+    let member = MemberNode {
+        address: "host:1".into(),
+        directory: None,
+    };
+    let nodes = std::collections::BTreeMap::from([(1, member)]);
+    let membership = openraft::Membership::new(vec![[1].into()], nodes).unwrap();
+    let entry = entry(EntryPayload::Membership(membership));
+    let kept = [
+        10, 6, 8, 3, 16, 2, 24, 9, 34, 17, 10, 3, 10, 1, 1, 18, 10, 8, 1, 18, 6, 104, 111, 115, 116, 58, 49,
     ];
     assert_eq!(encode_entry(&entry), kept);
     assert_eq!(decode_entry(&kept).unwrap(), entry);

@@ -8,9 +8,10 @@ use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftLogStorage
 
 use crate::codec::log::log_id_at;
 use crate::error::MetaError;
+use crate::identity::{ClusterId, DirectoryId};
 use crate::state::record::LogPosition;
 use crate::store::blocking::Blocking;
-use crate::store::dir::MetaDir;
+use crate::store::dir::{MetaDir, Owner};
 use crate::store::log::LogStore;
 use crate::types::{Entry, LeaderId, LogId, Vote};
 
@@ -128,6 +129,35 @@ fn a_directory_belongs_to_one_process_and_one_node() {
         MetaDir::open(dir.path(), NodeId(1)),
         Err(MetaError::Store(_))
     ));
+}
+
+#[test]
+fn a_directory_keeps_its_cluster_and_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    // As a release wrote it that knew neither.
+    std::fs::create_dir_all(dir.path()).unwrap();
+    std::fs::write(dir.path().join("identity"), "format 1\nnode 1\n").unwrap();
+    let open = |cluster: Option<u128>, directory: Option<u128>| {
+        let owner = Owner {
+            node: NodeId(1),
+            cluster: cluster.map(ClusterId),
+            directory: directory.map(DirectoryId),
+        };
+        MetaDir::open(dir.path(), owner).map(|dir| dir.identity())
+    };
+    let identity = open(None, None).unwrap();
+    assert_eq!((identity.cluster, identity.directory), (None, None));
+    let first = open(Some(5), Some(6)).unwrap();
+    assert_eq!(
+        (first.cluster, first.directory),
+        (Some(ClusterId(5)), Some(DirectoryId(6)))
+    );
+    assert_eq!(open(Some(5), Some(7)).unwrap(), first);
+    assert_eq!(open(None, None).unwrap(), first);
+    match open(Some(8), None) {
+        Err(MetaError::Unusable(why)) => assert!(why.contains("belongs to cluster"), "{why}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod channels;
 mod codecs;
 mod crash;
 mod failure;
+mod forwarding;
 mod harness;
 mod placement;
 mod random;

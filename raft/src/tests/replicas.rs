@@ -9,10 +9,13 @@ use proptest::prelude::*;
 use super::harness::Model;
 use super::random::{commands, steer};
 use crate::codec::log::log_id_at;
-use crate::command::Command;
+use crate::command::{CheckState, Command, CompareState, InitCell, Response, StateChecksum};
 use crate::query::StateReader;
 use crate::state::checksum::checksum;
+use crate::state::memory::MemoryState;
 use crate::state::record::LogPosition;
+use crate::state::table::CellTable;
+use crate::state::txn::Txn;
 use crate::store::blocking::Blocking;
 use crate::store::dir::MetaDir;
 use crate::store::machine::Machine;
@@ -174,4 +177,50 @@ fn only_the_newest_snapshot_is_kept() {
     }
     let kept: Vec<_> = std::fs::read_dir(dir.path().join("snapshots")).unwrap().collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
+}
+
+#[test]
+fn a_replica_that_differs_fails_and_names_both_checksums() {
+    let dir = tempfile::tempdir().unwrap();
+    let (leader, replica) = (machine(&dir.path().join("a")), machine(&dir.path().join("b")));
+    let compare = |index: u64| {
+        let mut all = entries(&[CompareState {}.into()]);
+        all[0].log_id.index = index;
+        all
+    };
+    let computed = |machine: &Machine, index| match &machine.apply_batch(&compare(index)).unwrap()[..] {
+        [Some(Ok(Response::StateChecksum(computed)))] => *computed,
+        other => panic!("{other:?}"),
+    };
+    let check = |computed: StateChecksum, index: u64| {
+        let mut all = entries(&[CheckState { computed }.into()]);
+        all[0].log_id.index = index;
+        all
+    };
+    let first = entries(&[InitCell { cell_id: 1 }.into()]);
+    leader.apply_batch(&first).unwrap();
+    replica.apply_batch(&first).unwrap();
+    let at_two = computed(&leader, 2);
+    assert_eq!(computed(&replica, 2), at_two);
+    replica.apply_batch(&check(at_two, 3)).unwrap();
+    leader.apply_batch(&check(at_two, 3)).unwrap();
+
+    // A change that no entry made.
+    let empty = MemoryState::default();
+    let mut txn = Txn::new(&empty);
+    txn.write::<CellTable>(&(), &2);
+    replica.state().commit(txn.into_changes()).unwrap();
+    let at_four = computed(&leader, 4);
+    assert_ne!(computed(&replica, 4), at_four);
+    leader.apply_batch(&check(at_four, 5)).unwrap();
+    let error = replica.apply_batch(&check(at_four, 5)).unwrap_err().to_string();
+    assert!(
+        error.contains("differ") && error.contains(&format!("{:08x}", at_four.checksum)),
+        "{error}"
+    );
+
+    // One that does not remember says nothing.
+    drop(replica);
+    let replica = machine(&dir.path().join("b"));
+    replica.apply_batch(&check(at_four, 5)).unwrap();
 }

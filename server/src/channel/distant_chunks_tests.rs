@@ -41,6 +41,7 @@ impl Channel {
         let (reply, answer) = oneshot::channel();
         let request = Append {
             stream,
+            known_at: 0,
             batch: AppendBatch::from_proto(input).unwrap(),
             source: Source::Unary,
             permit: self.room.clone().try_acquire_owned().unwrap(),

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::message::{Append, Read, ReadReply, Refusal, Request, Seek, Source};
 use crate::frontend::service::types::AppendAck;
+use crate::peer::link::Outgoing;
 
 /// Requests that may wait for the channel's task before senders wait too. What they hold is bounded by permits.
 pub const REQUESTS_QUEUED_MAX: usize = 4096;
@@ -15,7 +16,20 @@ pub const REQUESTS_QUEUED_MAX: usize = 4096;
 #[derive(Clone)]
 pub struct ChannelHandle {
     id: ChannelId,
-    requests: mpsc::Sender<Request>,
+    way: Way,
+    /// The log index of the state by which the asker looks streams up; 0 where that is the channel's node's.
+    known_at: u64,
+}
+
+#[derive(Clone)]
+enum Way {
+    /// To the channel's task.
+    Here(mpsc::Sender<Request>),
+    /// To another node: appends, and everything else.
+    There {
+        appends: mpsc::Sender<Outgoing>,
+        others: mpsc::Sender<Outgoing>,
+    },
 }
 
 /// An answer on its way. Dropping it does not undo the request.
@@ -33,7 +47,21 @@ pub struct ReadBounds {
 impl ChannelHandle {
     pub fn new(id: ChannelId) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_QUEUED_MAX);
-        (Self { id, requests }, receiver)
+        let way = Way::Here(requests);
+        let known_at = 0;
+        (Self { id, way, known_at }, receiver)
+    }
+
+    /// A channel of another node, by the links to it.
+    pub fn remote(id: ChannelId, appends: mpsc::Sender<Outgoing>, others: mpsc::Sender<Outgoing>) -> Self {
+        let way = Way::There { appends, others };
+        let known_at = 0;
+        Self { id, way, known_at }
+    }
+
+    /// For an asker who looks streams up in a state as of this log index.
+    pub fn known_at(self, known_at: u64) -> Self {
+        Self { known_at, ..self }
     }
 
     pub fn id(&self) -> ChannelId {
@@ -51,6 +79,7 @@ impl ChannelHandle {
         let (reply, pending) = oneshot::channel();
         self.send(Request::Append(Append {
             stream,
+            known_at: self.known_at,
             batch,
             source,
             permit,
@@ -69,6 +98,7 @@ impl ChannelHandle {
         let (reply, pending) = oneshot::channel();
         self.send(Request::Read(Read {
             stream,
+            known_at: self.known_at,
             seek,
             records_max,
             metered_bytes_max,
@@ -82,21 +112,43 @@ impl ChannelHandle {
     /// The durable tail.
     pub async fn check_tail(&self, stream: StreamId) -> Result<StreamPosition, Refusal> {
         let (reply, pending) = oneshot::channel();
-        self.send(Request::CheckTail { stream, reply }).await;
+        let known_at = self.known_at;
+        self.send(Request::CheckTail {
+            stream,
+            known_at,
+            reply,
+        })
+        .await;
         pending.await.unwrap_or(Err(Refusal::Stopped))
     }
 
-    /// Returns when the channel acts upon the stream's metadata as they are now in this node's state, or has
-    /// stopped.
-    pub async fn refresh(&self, stream: StreamId) {
+    /// Returns when the channel acts upon the stream's metadata as of the log index `applied`, which this node's
+    /// state has. A channel that has stopped answers nothing any more; whoever takes it over knows them.
+    pub async fn refresh(&self, stream: StreamId, applied: u64) -> Result<(), Refusal> {
         let (reply, pending) = oneshot::channel();
-        self.send(Request::Refresh { stream, reply }).await;
-        // A channel that has stopped answers nothing any more, so there is nothing left to put in force.
-        let _ = pending.await;
+        let request = Request::Refresh {
+            stream,
+            applied,
+            reply,
+        };
+        self.send(request).await;
+        pending.await.unwrap_or(Err(Refusal::Stopped))
     }
 
     async fn send(&self, request: Request) {
-        if let Err(mpsc::error::SendError(request)) = self.requests.send(request).await {
+        let refused = match &self.way {
+            Way::Here(requests) => requests.send(request).await.err().map(|error| error.0),
+            Way::There { appends, others } => {
+                let lane = match request {
+                    Request::Append(_) => appends,
+                    _ => others,
+                };
+                let channel = self.id;
+                let sent = lane.send(Outgoing { channel, request }).await;
+                sent.err().map(|error| error.0.request)
+            }
+        };
+        if let Some(request) = refused {
             request.refuse(Refusal::Stopped);
         }
     }

@@ -71,6 +71,18 @@ impl ChunkLog {
         })
     }
 
+    /// What a reader who starts at `position` may walk through, without what lies before.
+    pub fn extents_from(&self, position: LogPosition) -> impl Iterator<Item = Extent> + '_ {
+        let index = self.extents.partition_point(|e| e.epoch < position.epoch);
+        self.extents[index..].iter().copied()
+    }
+
+    /// A log with these extents; `None` if they are not in order of epoch.
+    pub fn from_extents(channel: ChannelId, extents: Vec<Extent>) -> Option<Self> {
+        let ordered = extents.is_sorted_by(|a, b| a.epoch < b.epoch);
+        ordered.then_some(Self { channel, extents })
+    }
+
     pub fn chunk_id(&self, position: LogPosition) -> ChunkId {
         ChunkId::new(self.channel, position.epoch, position.slot)
     }

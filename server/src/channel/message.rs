@@ -21,13 +21,16 @@ pub enum Request {
     Read(Read),
     CheckTail {
         stream: StreamId,
+        known_at: u64,
         reply: oneshot::Sender<Result<StreamPosition, Refusal>>,
     },
     /// The metadata of a stream changed: look again. Answers when the change is in force, which for a deletion
     /// means that nothing of the stream is sequenced or answered any more.
     Refresh {
         stream: StreamId,
-        reply: oneshot::Sender<()>,
+        /// The state to act upon is at least as new as this log index.
+        applied: u64,
+        reply: oneshot::Sender<Result<(), Refusal>>,
     },
 }
 
@@ -48,6 +51,16 @@ impl Request {
         }
     }
 
+    /// The log index of the state by which the asker found the stream.
+    pub fn known_at(&self) -> u64 {
+        match self {
+            Self::Append(append) => append.known_at,
+            Self::Read(read) => read.known_at,
+            Self::CheckTail { known_at, .. } => *known_at,
+            Self::Refresh { applied, .. } => *applied,
+        }
+    }
+
     /// Answers that the request was not carried out. What the same session sent later is refused too.
     pub fn refuse(self, refusal: Refusal) {
         match self {
@@ -57,13 +70,15 @@ impl Request {
             }
             Self::Read(read) => drop(read.reply.send(Err(refusal))),
             Self::CheckTail { reply, .. } => drop(reply.send(Err(refusal))),
-            Self::Refresh { reply, .. } => drop(reply.send(())),
+            Self::Refresh { reply, .. } => drop(reply.send(Err(refusal))),
         }
     }
 }
 
 pub struct Append {
     pub stream: StreamId,
+    /// The log index of the state by which the asker found the stream; 0 where that is this node's.
+    pub known_at: u64,
     pub batch: AppendBatch,
     pub source: Source,
     /// Accounts for the batch's memory until its outcome is known.
@@ -127,6 +142,7 @@ impl SessionGate {
 
 pub struct Read {
     pub stream: StreamId,
+    pub known_at: u64,
     pub seek: Seek,
     /// Stop adding frames once these are reached; the last frame may go beyond.
     pub records_max: usize,
@@ -172,8 +188,10 @@ pub enum ReadReply {
 /// Why a channel did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("the stream is not on this channel")]
-    NotHere,
+    /// Nothing was applied. The state by which the stream was looked for is as of the log index `applied`; 0 where
+    /// that is the asker's own.
+    #[error("the stream is not served here")]
+    NotHere { applied: u64 },
     #[error("the stream is being deleted")]
     Deleting,
     #[error("no such stream")]
@@ -197,9 +215,33 @@ pub enum Refusal {
     /// The channel stopped after it had sent the batch to storage.
     #[error("the channel stopped while the append was on its way to storage; it may or may not be applied")]
     Unknown,
+    /// The node has no right to answer at the moment; nothing was applied.
+    #[error("the node that serves the stream has no right to answer at the moment")]
+    NoLease,
+    /// The node that serves the stream could not be asked; nothing was applied.
+    #[error("the node that serves the stream cannot be reached")]
+    Unreachable,
     /// The metadata group could not be asked; nothing was applied.
     #[error("metadata is unavailable: {0}")]
     Metadata(String),
+}
+
+impl Refusal {
+    /// Whether it tells what the stream's state is.
+    pub fn is_condition(&self) -> bool {
+        matches!(
+            self,
+            Self::FencingTokenMismatch { .. } | Self::SeqNumMismatch { .. }
+        )
+    }
+
+    /// Nothing was applied, and whoever serves the stream, now or soon, may carry the request out.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(
+            self,
+            Self::NotHere { .. } | Self::Stopped | Self::Unreachable | Self::NoLease
+        )
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +262,7 @@ mod tests {
         };
         let append = Append {
             stream: StreamId(1),
+            known_at: 0,
             batch: AppendBatch::from_proto(input).unwrap(),
             source: Source::Session(gate.clone()),
             permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),

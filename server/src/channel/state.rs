@@ -114,10 +114,12 @@ impl ChannelState {
             source,
             permit,
             reply,
+            ..
         } = request;
         let slot = self.pipeline.open_slot();
         let Some(streamlet) = self.streams.get_mut(&stream) else {
-            self.effects.push(Effect::Append(reply, Err(Refusal::NotHere)));
+            self.effects
+                .push(Effect::Append(reply, Err(Refusal::NotHere { applied: 0 })));
             return;
         };
         streamlet.touched_at = now;
@@ -239,7 +241,8 @@ impl ChannelState {
     /// Answers a read, or keeps it until there is something to answer.
     pub fn read(&mut self, read: Read, now: Instant) {
         let Some(streamlet) = self.streams.get_mut(&read.stream) else {
-            self.effects.push(Effect::Read(read.reply, Err(Refusal::NotHere)));
+            self.effects
+                .push(Effect::Read(read.reply, Err(Refusal::NotHere { applied: 0 })));
             return;
         };
         streamlet.touched_at = now;
@@ -301,7 +304,10 @@ impl ChannelState {
 
     /// The durable tail, or a refusal.
     pub fn check_tail(&mut self, stream: StreamId, now: Instant) -> Result<StreamPosition, Refusal> {
-        let streamlet = self.streams.get_mut(&stream).ok_or(Refusal::NotHere)?;
+        let streamlet = self
+            .streams
+            .get_mut(&stream)
+            .ok_or(Refusal::NotHere { applied: 0 })?;
         streamlet.touched_at = now;
         if streamlet.closing {
             Err(Refusal::Deleting)

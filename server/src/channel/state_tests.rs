@@ -68,6 +68,7 @@ impl Channel {
         let batch = AppendBatch::from_proto(input).unwrap();
         let request = Append {
             stream: STREAM,
+            known_at: 0,
             batch,
             source,
             permit,
@@ -82,6 +83,7 @@ impl Channel {
         let (reply, answer) = oneshot::channel();
         let read = Read {
             stream: STREAM,
+            known_at: 0,
             seek,
             records_max: 1000,
             metered_bytes_max: 1 << 20,

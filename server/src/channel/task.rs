@@ -24,12 +24,15 @@ use super::state::{ChannelState, Effect};
 use super::stats::ChannelStats;
 use super::streamlet::StreamletStart;
 use crate::env::Env;
+use crate::lease::Lease;
 
 /// Requests taken from the queue before chunks are looked at again.
 const REQUESTS_PER_TURN: usize = 256;
 /// How often idle streams and writers are looked for.
 const REST_INTERVAL: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long this node's state may take to be as new as that of whoever asks.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a channel ended.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub enum Ended {
     Stopped,
     /// Another owner has taken the epoch. Nothing was acknowledged that it does not know.
     Fenced(FencedBy),
+    /// Storage has taken nothing for too long.
+    Stuck,
 }
 
 pub struct ChannelTask {
@@ -54,6 +59,11 @@ pub struct ChannelTask {
     pub stop: CancellationToken,
     pub stats: Arc<ChannelStats>,
     pub waiting: Waiting,
+    /// The right to answer reads, tails and failed conditions. Acknowledgements need none: who may write is up to the
+    /// chunks.
+    pub lease: Lease,
+    /// The channel ends when a chunk has waited for so long.
+    pub stuck_after: Option<Duration>,
 }
 
 /// Work on metadata that is under way, and the requests that wait for it.
@@ -109,6 +119,9 @@ impl ChannelTask {
                     self.stats.chunk_retried();
                     tracing::warn!(channel = %self.id, epoch = %self.epoch, %slot, %error, waiting = ?since,
                         "a chunk could not be written yet; the same chunk is tried again");
+                    if self.stuck_after.is_some_and(|bound| since > bound) {
+                        return self.end(Ended::Stuck);
+                    }
                 }
                 Event::Job(done) => self.job_done(done, now),
                 Event::Rest => {
@@ -164,8 +177,15 @@ impl ChannelTask {
                 self.state.append(append, now, now_ms);
             }
             Request::Read(read) => self.state.read(read, now),
-            Request::CheckTail { stream, reply } => drop(reply.send(self.state.check_tail(stream, now))),
-            Request::Refresh { stream, reply } => {
+            Request::CheckTail { stream, reply, .. } => {
+                let tail = self.state.check_tail(stream, now);
+                let leased = tail.and_then(|tail| match self.lease.is_valid() {
+                    true => Ok(tail),
+                    false => Err(Refusal::NoLease),
+                });
+                let _ = reply.send(leased);
+            }
+            Request::Refresh { stream, reply, .. } => {
                 match self.record(stream) {
                     Ok(Some(record)) if record.deletion.is_none() => {
                         self.state.reconfigure(stream, record.config);
@@ -175,13 +195,22 @@ impl ChannelTask {
                         tracing::error!(%stream, %error, "metadata of an open stream cannot be read")
                     }
                 }
-                let _ = reply.send(());
+                let _ = reply.send(Ok(()));
             }
         }
     }
 
     /// The stream is not open: finds out from this node's metadata what becomes of the requests.
     fn look_up(&mut self, stream: StreamId, requests: Vec<Request>, now: Instant) {
+        let known_at = requests.iter().map(Request::known_at).max().unwrap_or(0);
+        if known_at > self.meta.applied_index() {
+            self.waiting.parked.insert(stream, requests);
+            let meta = self.meta.clone();
+            self.waiting
+                .jobs
+                .spawn(async move { catch_up(&meta, stream, known_at).await });
+            return;
+        }
         let record = match self.record(stream) {
             Ok(Some(record)) => record,
             Ok(None) => return refuse_all(requests, &Refusal::NotFound),
@@ -198,9 +227,9 @@ impl ChannelTask {
                     self.request(request, now, now_ms);
                 }
             }
-            Some(_) => refuse_all(requests, &Refusal::NotHere),
+            Some(_) => refuse_all(requests, &Refusal::NotHere { applied: 0 }),
             None if requests.iter().all(|r| matches!(r, Request::Refresh { .. })) => {
-                refuse_all(requests, &Refusal::NotHere);
+                refuse_all(requests, &Refusal::NotHere { applied: 0 });
             }
             None => {
                 self.waiting.parked.insert(stream, requests);
@@ -264,7 +293,14 @@ impl ChannelTask {
         for effect in self.state.take_effects() {
             match effect {
                 // A requester that went away has no use for the answer.
+                Effect::Append(reply, Err(refusal)) if refusal.is_condition() => {
+                    drop(reply.send(Err(leased(&self.lease, refusal))));
+                }
                 Effect::Append(reply, answer) => drop(reply.send(answer)),
+                Effect::Read(reply, Ok(answer)) => {
+                    let valid = self.lease.is_valid();
+                    drop(reply.send(if valid { Ok(answer) } else { Err(Refusal::NoLease) }));
+                }
                 Effect::Read(reply, answer) => drop(reply.send(answer)),
                 Effect::Closed { stream, streamlet } => {
                     let (meta, channel, epoch) = (self.meta.clone(), self.id, self.epoch);
@@ -363,6 +399,14 @@ impl ChannelTask {
     }
 }
 
+/// A refusal that tells of the stream's state, if the node may tell of it.
+fn leased(lease: &Lease, refusal: Refusal) -> Refusal {
+    match lease.is_valid() {
+        true => refusal,
+        false => Refusal::NoLease,
+    }
+}
+
 fn refuse_all(requests: Vec<Request>, refusal: &Refusal) {
     for request in requests {
         request.refuse(refusal.clone());
@@ -396,6 +440,21 @@ fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch:
         },
         trim: at.trim,
         forgotten: at.forgotten,
+    }
+}
+
+/// Whoever asks for the stream has a newer state than this node: waits for that.
+async fn catch_up(meta: &Meta, stream: StreamId, known_at: u64) -> JobDone {
+    match tokio::time::timeout(CATCH_UP_TIMEOUT, meta.wait_applied(known_at)).await {
+        Ok(Ok(())) => JobDone::Look { stream },
+        Ok(Err(error)) => JobDone::Refuse {
+            stream,
+            refusal: Refusal::Metadata(error.to_string()),
+        },
+        Err(_) => JobDone::Refuse {
+            stream,
+            refusal: Refusal::NotHere { applied: 0 },
+        },
     }
 }
 

@@ -91,8 +91,11 @@ impl Deletion {
 
     /// The owner stops answering for a stream that is marked, and closes its streamlet.
     async fn tell_owner(&self, stream: StreamId, channel: Option<ChannelId>) {
-        if let Some(channel) = channel.and_then(|channel| self.channels.get(channel)) {
-            channel.refresh(stream).await;
+        let owner = channel.map(|channel| self.channels.get(channel));
+        // One that cannot be asked is asked again in the next round.
+        if let Some(Ok(Some(channel))) = owner {
+            // Whoever takes the channel over knows the mark; the next round finds out.
+            let _ = channel.refresh(stream, self.meta.applied_index()).await;
         }
     }
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use millrace_api::id::ChannelId;
 use millrace_raft::group::Meta;
 use millrace_wal::{LatencySnapshot, Wal};
 use prometheus_client::collector::Collector;
@@ -17,10 +16,11 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::Semaphore;
 
 use crate::channel::stats::ChannelStats;
+use crate::channels::Channels;
 
 /// Where the figures come from.
 pub struct Sources {
-    pub channels: Vec<(ChannelId, Arc<ChannelStats>)>,
+    pub channels: Channels,
     pub wal: Wal,
     pub meta: Meta,
     /// Room for appends that are not acknowledged, and how much there is when none waits.
@@ -94,10 +94,10 @@ impl Collector for NodeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let sources = &self.0;
         for (name, help, field) in CHANNEL_COUNTERS {
-            let total = sources
-                .channels
+            let channels = sources.channels.all_stats();
+            let total = channels
                 .iter()
-                .map(|(_, stats)| field(stats).load(Relaxed))
+                .map(|stats| field(stats).load(Relaxed))
                 .sum::<u64>();
             counter(&mut encoder, name, help, total)?;
         }

@@ -76,7 +76,7 @@ pub fn decode(bytes: &[u8]) -> Result<Manifest, DecodeError> {
         applied: Applied {
             last: message.last_log_id.map(log_position),
             membership_at: message.membership_log_id.map(log_position),
-            membership: members(message.membership.unwrap_or_default()),
+            membership: members(message.membership.unwrap_or_default())?,
         },
         files,
     })

@@ -9,8 +9,10 @@ mod basins;
 mod convert;
 mod cut;
 mod lifecycle;
+mod owner;
 mod read;
 mod resolve;
+mod session;
 mod streams;
 pub mod types;
 
@@ -23,10 +25,11 @@ use millrace_raft::group::Meta;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-pub use self::append::{AppendSession, PendingAck, Writer};
+pub use self::append::Room;
 pub use self::lifecycle::Lifecycle;
 pub use self::read::ReadSession;
 pub use self::resolve::Intent;
+pub use self::session::{AppendSession, PendingAck, Writer};
 use crate::channel::message::Refusal;
 pub use crate::channel::writers::SESSION_WINDOW;
 use crate::channels::Channels;
@@ -150,9 +153,12 @@ fn refusal_error(refusal: Refusal) -> ServiceError {
         Refusal::FencingTokenMismatch { actual } => return ServiceError::FencingTokenMismatch { actual },
         Refusal::SeqNumMismatch { next } => return ServiceError::SeqNumMismatch { next },
         Refusal::WriterUnknown => return ServiceError::WriterUnknown,
-        Refusal::NotHere | Refusal::Stopped | Refusal::SessionEnded | Refusal::Metadata(_) => {
-            ErrorCode::HotServer
-        }
+        Refusal::NotHere { .. }
+        | Refusal::Stopped
+        | Refusal::Unreachable
+        | Refusal::SessionEnded
+        | Refusal::Metadata(_) => ErrorCode::HotServer,
+        Refusal::NoLease => ErrorCode::Unavailable,
         Refusal::Deleting => ErrorCode::StreamDeletionPending,
         Refusal::NotFound => ErrorCode::StreamNotFound,
         Refusal::Invalid(_) => ErrorCode::Invalid,

@@ -20,6 +20,7 @@ use millrace_wal::Frame;
 use tokio::time::Instant;
 
 use super::cut::{Cutter, Remaining, Taken, Wanted};
+use super::owner::{OWNER_TIMEOUT, Search, is_unowned};
 use super::resolve::{Dormant, Intent, Resolved};
 use super::types::{ReadEvent, RecordBatch};
 use super::{Frontend, refusal_error};
@@ -76,18 +77,28 @@ impl Frontend {
         basin: &BasinName,
         stream: &StreamName,
     ) -> Result<StreamPosition, ServiceError> {
-        let mut resolved = self.resolve(basin, stream, Intent::Read).await?;
-        if resolved.dormant.is_some() {
-            self.linearize().await?;
-            resolved = self.resolve(basin, stream, Intent::Read).await?;
-        }
-        match resolved.dormant {
-            Some(dormant) => Ok(dormant.tail),
-            None => resolved
-                .channel
-                .check_tail(resolved.stream)
-                .await
-                .map_err(refusal_error),
+        let (_resolved, tail) = self.owner_and_tail(basin, stream, Intent::Read).await?;
+        Ok(tail)
+    }
+
+    /// The channel that serves the stream and the durable tail, as one linearizable read.
+    pub(super) async fn owner_and_tail(
+        &self,
+        basin: &BasinName,
+        stream: &StreamName,
+        intent: Intent,
+    ) -> Result<(Resolved, StreamPosition), ServiceError> {
+        let mut asking = self.asking(basin, stream, intent);
+        loop {
+            let resolved = asking.owner().await?;
+            let tail = match resolved.dormant {
+                Some(dormant) => Ok(dormant.tail),
+                None => resolved.channel.check_tail(resolved.stream).await,
+            };
+            match tail {
+                Ok(tail) => return Ok((resolved, tail)),
+                Err(refused) => asking.refused(refused).await?,
+            }
         }
     }
 
@@ -98,21 +109,36 @@ impl Frontend {
         stream: &StreamName,
         request: ReadRequest,
     ) -> Result<ReadSession, ServiceError> {
-        let follow = request.may_follow();
-        let mut resolved = self.resolve(basin, stream, Intent::Read).await?;
-        if resolved.dormant.is_some() {
-            self.linearize().await?;
-            resolved = self.resolve(basin, stream, Intent::Read).await?;
+        let mut asking = self.asking(basin, stream, Intent::Read);
+        loop {
+            let resolved = asking.owner().await?;
+            let names = (basin.clone(), stream.clone());
+            let mut session = ReadSession::new(self.clone(), names, resolved, &request);
+            match session.start(&request).await {
+                Ok(()) => return Ok(session),
+                Err(Failed::Refused(refused)) => asking.refused(refused).await?,
+                Err(Failed::Service(error)) => return Err(error),
+            }
         }
-        let mut session = ReadSession::new(self.clone(), resolved, &request, follow);
-        session.start(&request).await?;
-        Ok(session)
     }
 }
 
-/// A read in progress. After the end or an error nothing follows.
+/// Why a read did not begin.
+enum Failed {
+    Refused(Refusal),
+    Service(ServiceError),
+}
+
+impl From<Refusal> for Failed {
+    fn from(refused: Refusal) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+/// A read in progress. After the end or an error nothing follows. While the stream has no owner it waits for one.
 pub struct ReadSession {
     frontend: Arc<Frontend>,
+    names: (BasinName, StreamName),
     resolved: Resolved,
     /// What to ask the channel for next.
     seek: Seek,
@@ -127,6 +153,8 @@ pub struct ReadSession {
     frames: VecDeque<Frame>,
     chunks: Option<Chunks>,
     asked: Option<Pending<ReadReply>>,
+    /// Set while the stream's owner is looked for.
+    search: Option<Search>,
     /// When the session began to wait for the next record; `None` while it does not.
     silent_since: Option<Instant>,
     heartbeat_at: Instant,
@@ -148,21 +176,28 @@ enum Step {
 }
 
 impl ReadSession {
-    fn new(frontend: Arc<Frontend>, resolved: Resolved, request: &ReadRequest, follow: bool) -> Self {
+    fn new(
+        frontend: Arc<Frontend>,
+        names: (BasinName, StreamName),
+        resolved: Resolved,
+        request: &ReadRequest,
+    ) -> Self {
         let now = Instant::now();
         Self {
             frontend,
+            names,
             resolved,
             seek: Seek::SeqNum(0),
             wanted: Wanted::default(),
             remaining: Remaining::new(&request.limits),
-            follow,
+            follow: request.may_follow(),
             wait: request.wait,
             live: false,
             view: None,
             frames: VecDeque::new(),
             chunks: None,
             asked: None,
+            search: None,
             silent_since: None,
             heartbeat_at: now + HEARTBEAT_MAX,
             ended: false,
@@ -170,7 +205,7 @@ impl ReadSession {
     }
 
     /// Finds the start, or refuses one that the request may not have.
-    async fn start(&mut self, request: &ReadRequest) -> Result<(), ServiceError> {
+    async fn start(&mut self, request: &ReadRequest) -> Result<(), Failed> {
         let seek = match request.start {
             ReadStart::SeqNum(seq_num) => Seek::SeqNum(seq_num),
             ReadStart::Timestamp(timestamp) => Seek::Timestamp(timestamp),
@@ -184,7 +219,7 @@ impl ReadSession {
         };
         let clamped = beyond && request.clamp;
         if (beyond && !clamped) || ((at_tail || clamped) && !self.follow) {
-            return Err(ServiceError::ReadPastTail { tail });
+            return Err(Failed::Service(ServiceError::ReadPastTail { tail }));
         }
         self.seek = if clamped || at_tail {
             Seek::SeqNum(tail.seq_num)
@@ -206,28 +241,20 @@ impl ReadSession {
         Ok(())
     }
 
-    async fn tail(&mut self) -> Result<StreamPosition, ServiceError> {
+    async fn tail(&mut self) -> Result<StreamPosition, Refusal> {
         match self.idle() {
             Some(dormant) => Ok(dormant.tail),
-            None => self
-                .resolved
-                .channel
-                .check_tail(self.resolved.stream)
-                .await
-                .map_err(refusal_error),
+            None => self.resolved.channel.check_tail(self.resolved.stream).await,
         }
     }
 
     /// The state of the stream; keeps the channel's answer if it is one to go on with.
-    async fn look(&mut self, seek: Seek) -> Result<ReadView, ServiceError> {
+    async fn look(&mut self, seek: Seek) -> Result<ReadView, Refusal> {
         if let Some(Dormant { tail, trim }) = self.idle() {
             return Ok(ReadView { tail, trim });
         }
         let pending = self.ask(seek, false).await;
-        let reply = pending
-            .await
-            .unwrap_or(Err(Refusal::Stopped))
-            .map_err(refusal_error)?;
+        let reply = pending.await.unwrap_or(Err(Refusal::Stopped))?;
         let view = reply.view();
         self.take(reply, seek);
         Ok(view)
@@ -279,7 +306,14 @@ impl ReadSession {
             match self.step().await {
                 Step::Reply(reply) => {
                     self.asked = None;
-                    let reply = reply.map_err(refusal_error)?;
+                    let reply = match reply {
+                        Err(refused) if refused.is_elsewhere() => {
+                            self.find_owner(refused).await?;
+                            continue;
+                        }
+                        reply => reply.map_err(refusal_error)?,
+                    };
+                    self.search = None;
                     self.view = Some(reply.view());
                     let at_tail = matches!(reply, ReadReply::AtTail { .. });
                     self.take(reply, self.seek);
@@ -307,6 +341,22 @@ impl ReadSession {
                 }
             }
         }
+    }
+
+    /// Another look for who serves the stream; the session goes on there where it stands. Cancel safe: what was not
+    /// found is looked for by the next call.
+    async fn find_owner(&mut self, refused: Refusal) -> Result<(), ServiceError> {
+        let search = self.search.get_or_insert_with(|| Search::new(OWNER_TIMEOUT));
+        search.again(&self.frontend, refused).await?;
+        let (basin, stream) = &self.names;
+        match self.frontend.resolve(basin, stream, Intent::Read).await {
+            Ok(resolved) if resolved.stream == self.resolved.stream => self.resolved = resolved,
+            Ok(_) => return Err(refusal_error(Refusal::NotFound)),
+            // Asked again through the former owner, who will refuse again.
+            Err(error) if is_unowned(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Waits for the next thing that happens to a session with nothing buffered.

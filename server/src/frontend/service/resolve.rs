@@ -79,15 +79,18 @@ impl Frontend {
         config: StreamConfig,
     ) -> Result<Resolved, ServiceError> {
         self.admit()?;
-        let basin = self.basin(basin_name)?;
-        let found = self
-            .meta
-            .state()
-            .stream(basin.id, name)
-            .map_err(|error| read_error(&error.into()))?;
-        let record = match found {
+        if let Ok(Some(record)) = self.look_up(basin_name, name)
+            && record.deletion.is_none()
+        {
+            return self.placed(record);
+        }
+        // This node may not have heard yet of what is there now.
+        self.linearize().await?;
+        let record = match self.look_up(basin_name, name)? {
             Some(record) => record,
-            None if !intent.may_create(&basin.config) => return Err(stream_not_found(name)),
+            None if !intent.may_create(&self.basin(basin_name)?.config) => {
+                return Err(stream_not_found(name));
+            }
             None => {
                 self.provision_stream(basin_name, name.clone(), config, CreateMode::Auto)
                     .await?
@@ -97,12 +100,24 @@ impl Frontend {
         self.placed(record)
     }
 
+    /// The stream that the name leads to in this node's state; an error if its basin is not there.
+    fn look_up(
+        &self,
+        basin_name: &BasinName,
+        name: &StreamName,
+    ) -> Result<Option<StreamRecord>, ServiceError> {
+        let basin = self.basin(basin_name)?;
+        let found = self.meta.state().stream(basin.id, name);
+        found.map_err(|error| read_error(&error.into()))
+    }
+
     fn placed(&self, record: StreamRecord) -> Result<Resolved, ServiceError> {
         refuse_deleting(&record)?;
         let channel = match &record.open {
             Some(open) => self.channels.get(open.channel),
             None => self.channels.pick(record.config.storage_class, record.id),
         };
+        let channel = channel.map_err(|error| read_error(&error.into()))?;
         let channel = channel.ok_or_else(|| {
             ServiceError::new(
                 ErrorCode::HotServer,

@@ -10,6 +10,7 @@ use millrace_raft::query::StreamRecord;
 
 use super::basins::{page_limit, request_key};
 use super::convert::{provisioned_stream, stream_entry_info};
+use super::owner::{OWNER_TIMEOUT, Search};
 use super::types::{CreateStream, ListRequest, Page, Provisioned, StreamInfo};
 use super::{Frontend, change_error, read_error};
 use crate::error::ServiceError;
@@ -67,7 +68,7 @@ impl Frontend {
         let reply = self
             .provision_stream(basin, name, config, CreateMode::Ensure)
             .await?;
-        self.refresh(&reply.stream).await;
+        self.refresh(&reply.stream).await?;
         Ok(provisioned_stream(&reply))
     }
 
@@ -136,7 +137,7 @@ impl Frontend {
             .propose(command)
             .await
             .map_err(|error| change_error(&error))?;
-        self.refresh(&reply.stream).await;
+        self.refresh(&reply.stream).await?;
         Ok(reply.stream.config)
     }
 
@@ -154,15 +155,38 @@ impl Frontend {
             .propose(command)
             .await
             .map_err(|error| change_error(&error))?;
-        self.refresh(&reply.stream).await;
+        self.refresh(&reply.stream).await?;
         Ok(())
     }
 
-    /// Has the owner of an active stream act upon its changed metadata.
-    async fn refresh(&self, stream: &StreamRecord) {
-        let Some(open) = stream.open else { return };
-        if let Some(channel) = self.channels.get(open.channel) {
-            channel.refresh(stream.id).await;
+    /// Has the owner of an active stream act upon its changed metadata. An owner that cannot be asked answers for the
+    /// stream no longer than its lease runs, and the next one knows the change.
+    async fn refresh(&self, stream: &StreamRecord) -> Result<(), ServiceError> {
+        let applied = self.meta.applied_index();
+        let mut search = Search::new(OWNER_TIMEOUT);
+        loop {
+            let open = match self.meta.state().stream_by_id(stream.id) {
+                Ok(Some(StreamRecord { open: Some(open), .. })) => open,
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(read_error(&error.into())),
+            };
+            let owner = self
+                .channels
+                .get(open.channel)
+                .map_err(|error| read_error(&error.into()))?;
+            let refused = match owner {
+                Some(channel) => match channel.refresh(stream.id, applied).await {
+                    Ok(()) => return Ok(()),
+                    Err(refused) => refused,
+                },
+                // Nobody answers for the stream, and whoever will knows the change.
+                None => return Ok(()),
+            };
+            match refused.is_elsewhere() {
+                true => search.again(self, refused).await?,
+                // The stream is not open there: nothing of the old is in force.
+                false => return Ok(()),
+            }
         }
     }
 }

@@ -1,0 +1,281 @@
+//! What the leader of the metadata group does for the cell: grants leases, expires nodes that are silent, and says
+//! which node is to own which channel.
+//!
+//! Everything here is soft: a new leader begins with nothing and grants nothing away that an earlier one may have
+//! granted. [`leases`] and [`placement`] decide, this module asks the group.
+
+pub mod leases;
+pub mod placement;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use millrace_api::config::StorageClass;
+use millrace_api::id::{ChannelId, Incarnation, NodeId};
+use millrace_raft::command::{CreateChannel, ExpireNode};
+use millrace_raft::error::{MetaError, StoreError};
+use millrace_raft::group::{Meta, Role};
+use millrace_raft::query::{ChannelRecord, NodeRecord};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::leases::{LeaseTiming, Leases, Life};
+use self::placement::{Candidate, Placement, place};
+use crate::peer::pb::{self, heartbeat_response::Answer};
+use crate::peer::serve::Heartbeats;
+
+/// Channels are looked at this often in the time of a lease.
+const TICKS_PER_TTL: u32 = 6;
+
+/// Runs on every node; acts on the one that leads.
+#[derive(Clone)]
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    meta: Meta,
+    timing: LeaseTiming,
+    /// Channels that there are to be for each node that may own some.
+    channels_per_node: u32,
+    term: Mutex<Option<Term>>,
+}
+
+/// What this node knows as the leader of one term.
+struct Term {
+    number: u64,
+    leases: Leases,
+    placement: Placement,
+    reports: BTreeMap<NodeId, Report>,
+}
+
+/// What a node said of itself with its last heartbeat.
+#[derive(Default)]
+struct Report {
+    loads: Vec<pb::ChannelLoad>,
+    avoid: BTreeSet<ChannelId>,
+    draining: bool,
+}
+
+impl Control {
+    pub fn new(meta: Meta, timing: LeaseTiming, channels_per_node: u32) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                meta,
+                timing,
+                channels_per_node,
+                term: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Looks after the cell while this node leads, until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let interval = self.shared.timing.ttl / TICKS_PER_TTL;
+        loop {
+            if self.leads() {
+                tokio::select! {
+                    done = self.tick() => if let Err(error) = done {
+                        tracing::warn!(%error, "the cell could not be looked after; tried again");
+                    },
+                    () = stop.cancelled() => return,
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Whether this node leads. A term that has just begun starts with an empty account.
+    fn leads(&self) -> bool {
+        let metrics = self.shared.meta.metrics();
+        let mut term = self.term();
+        if metrics.role != Role::Leader {
+            *term = None;
+            return false;
+        }
+        if term.as_ref().is_none_or(|term| term.number != metrics.term) {
+            tracing::info!(term = metrics.term, "this node leads the metadata group");
+            *term = Some(Term {
+                number: metrics.term,
+                leases: Leases::new(self.shared.timing, Instant::now()),
+                placement: Placement::new(),
+                reports: BTreeMap::new(),
+            });
+        }
+        true
+    }
+
+    async fn tick(&self) -> Result<(), MetaError> {
+        let meta = &self.shared.meta;
+        let (nodes, channels) = (meta.state().nodes()?, meta.state().channels()?);
+        for (node, incarnation) in self.ended(&nodes, &channels) {
+            tracing::warn!(%node, %incarnation, "the node is silent, and what it was granted has run out: its channels are free");
+            meta.propose(ExpireNode { node, incarnation }).await?;
+        }
+        self.create_channels(&nodes, &channels).await?;
+        self.place()?;
+        Ok(())
+    }
+
+    /// Lives to be expired. They are granted nothing any more from now on.
+    fn ended(&self, nodes: &[NodeRecord], channels: &[ChannelRecord]) -> Vec<Life> {
+        let now = Instant::now();
+        let mut term = self.term();
+        let Some(term) = term.as_mut() else {
+            return Vec::new();
+        };
+        let living: BTreeSet<Life> = nodes
+            .iter()
+            .filter(|node| !node.expired)
+            .map(|node| (node.node, node.incarnation))
+            .collect();
+        let owners: BTreeSet<Life> = channels
+            .iter()
+            .filter_map(|channel| channel.owner)
+            .map(|owner| (owner.node, owner.incarnation))
+            .collect();
+        let mut ended = term.leases.condemn_silent(living.iter().copied(), now);
+        // Lives that another has replaced, and that may still answer.
+        let replaced = owners.difference(&living);
+        ended.extend(replaced.filter(|life| term.leases.retire(**life, now)));
+        term.leases.forget(&living.union(&owners).copied().collect());
+        ended
+    }
+
+    async fn create_channels(
+        &self,
+        nodes: &[NodeRecord],
+        channels: &[ChannelRecord],
+    ) -> Result<(), MetaError> {
+        let living = nodes.iter().filter(|node| !node.expired).count();
+        let wanted = living.saturating_mul(self.shared.channels_per_node as usize);
+        let last = channels
+            .iter()
+            .map(|channel| channel.channel.0)
+            .max()
+            .unwrap_or(0);
+        for more in 1..=wanted.saturating_sub(channels.len()) as u32 {
+            let command = CreateChannel {
+                channel: ChannelId(last + more),
+                class: StorageClass::Standard,
+            };
+            self.shared.meta.propose(command).await?;
+        }
+        Ok(())
+    }
+
+    fn place(&self) -> Result<(), StoreError> {
+        let state = self.shared.meta.state();
+        let (nodes, channels) = (state.nodes()?, state.channels()?);
+        let mut term = self.term();
+        let Some(term) = term.as_mut() else {
+            return Ok(());
+        };
+        let alive =
+            |node: &&NodeRecord| !node.expired && !term.leases.is_condemned((node.node, node.incarnation));
+        let candidates: Vec<Candidate> = nodes
+            .iter()
+            .filter(alive)
+            // A node is given nothing before it has spoken to this leader, and nothing when it is about to stop.
+            .filter_map(|node| {
+                let report = term.reports.get(&node.node).filter(|report| !report.draining)?;
+                Some(Candidate {
+                    node: node.node,
+                    zone: node.zone.clone(),
+                    avoid: report.avoid.clone(),
+                })
+            })
+            .collect();
+        let owners: Vec<_> = channels
+            .iter()
+            .map(|channel| (channel.channel, channel.owner.map(|owner| owner.node)))
+            .collect();
+        term.placement = place(&candidates, &owners, &term.placement);
+        Ok(())
+    }
+
+    /// Grants, if leadership was confirmed after the heartbeat came, and the life is not over.
+    async fn answer(&self, request: &pb::HeartbeatRequest) -> Result<Answer, MetaError> {
+        let meta = &self.shared.meta;
+        let node = NodeId(request.node);
+        let Some(incarnation) = incarnation(&request.incarnation) else {
+            return Ok(Answer::Ended(pb::Ended {}));
+        };
+        if !self.leads() {
+            return Ok(not_leader(meta));
+        }
+        let Some(number) = self.term().as_ref().map(|term| term.number) else {
+            return Ok(not_leader(meta));
+        };
+        meta.linearize().await?;
+        if !self.leads() {
+            return Ok(not_leader(meta));
+        }
+        let record = meta.state().node(node)?;
+        let life = (node, incarnation);
+        let mut term = self.term();
+        let Some(term) = term.as_mut().filter(|term| term.number == number) else {
+            return Ok(not_leader(meta));
+        };
+        let alive = record.is_some_and(|record| record.incarnation == incarnation && !record.expired);
+        if !alive || term.leases.grant(life, Instant::now()).is_err() {
+            return Ok(Answer::Ended(pb::Ended {}));
+        }
+        term.reports.insert(
+            node,
+            Report {
+                loads: request.channels.clone(),
+                avoid: request.avoid.iter().copied().map(ChannelId).collect(),
+                draining: request.draining,
+            },
+        );
+        let wanted = term.placement.get(&node).into_iter().flatten();
+        Ok(Answer::Granted(pb::Granted {
+            ttl_ms: u64::try_from(self.shared.timing.ttl.as_millis()).unwrap_or(u64::MAX),
+            wanted: wanted.map(|channel| channel.0).collect(),
+            loads: term
+                .reports
+                .values()
+                .flat_map(|report| report.loads.iter().copied())
+                .collect(),
+        }))
+    }
+
+    fn term(&self) -> MutexGuard<'_, Option<Term>> {
+        self.shared.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often a node is to ask.
+    pub fn heartbeat_interval(&self) -> Duration {
+        self.shared.timing.ttl / TICKS_PER_TTL
+    }
+}
+
+#[async_trait]
+impl Heartbeats for Control {
+    async fn heartbeat(&self, request: pb::HeartbeatRequest) -> pb::HeartbeatResponse {
+        let answer = match self.answer(&request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::debug!(%error, "a heartbeat was not granted");
+                not_leader(&self.shared.meta)
+            }
+        };
+        pb::HeartbeatResponse { answer: Some(answer) }
+    }
+}
+
+fn not_leader(meta: &Meta) -> Answer {
+    Answer::NotLeader(pb::NotLeader {
+        leader: meta.metrics().leader,
+    })
+}
+
+fn incarnation(bytes: &[u8]) -> Option<Incarnation> {
+    Some(Incarnation::from_bytes(bytes.try_into().ok()?))
+}

@@ -1,0 +1,190 @@
+//! Which node is to own which channel.
+//!
+//! A channel stays where it is. One without an owner goes to the node with the fewest, in the zone with the fewest;
+//! when counts differ by two or more, one channel at a time is asked back from the fullest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millrace_api::id::{ChannelId, NodeId};
+
+/// A node that may own channels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub node: NodeId,
+    pub zone: String,
+    /// Channels that it could not write lately.
+    pub avoid: BTreeSet<ChannelId>,
+}
+
+/// Channels to own, per node.
+pub type Placement = BTreeMap<NodeId, BTreeSet<ChannelId>>;
+
+/// `channels` with their owners, `None` where nobody owns them; owners that are no candidates are asked for nothing.
+/// `before` is the last placement: what was promised to a node and not taken over yet stays promised.
+pub fn place(
+    candidates: &[Candidate],
+    channels: &[(ChannelId, Option<NodeId>)],
+    before: &Placement,
+) -> Placement {
+    let mut placement: Placement = candidates
+        .iter()
+        .map(|candidate| (candidate.node, BTreeSet::new()))
+        .collect();
+    let mut free = Vec::new();
+    for (channel, owner) in channels {
+        match owner {
+            Some(owner) => {
+                if let Some(owned) = placement.get_mut(owner) {
+                    owned.insert(*channel);
+                }
+            }
+            None => free.push(*channel),
+        }
+    }
+    for channel in free {
+        let promised = before
+            .iter()
+            .find(|(node, wanted)| wanted.contains(&channel) && may_have(candidates, **node, channel))
+            .map(|(node, _)| *node);
+        let chosen = promised.or_else(|| emptiest(candidates, &placement, channel));
+        if let Some(wanted) = chosen.and_then(|node| placement.get_mut(&node)) {
+            wanted.insert(channel);
+        }
+    }
+    even_out(&mut placement);
+    placement
+}
+
+fn may_have(candidates: &[Candidate], node: NodeId, channel: ChannelId) -> bool {
+    candidates
+        .iter()
+        .any(|candidate| candidate.node == node && !candidate.avoid.contains(&channel))
+}
+
+/// Nodes that could not write the channel come last.
+fn emptiest(candidates: &[Candidate], placement: &Placement, channel: ChannelId) -> Option<NodeId> {
+    let count = |node: &NodeId| placement.get(node).map_or(0, BTreeSet::len);
+    let in_zone = |zone: &str| -> usize {
+        candidates
+            .iter()
+            .filter(|candidate| candidate.zone == zone)
+            .map(|candidate| count(&candidate.node))
+            .sum()
+    };
+    candidates
+        .iter()
+        .min_by_key(|candidate| {
+            (
+                candidate.avoid.contains(&channel),
+                count(&candidate.node),
+                in_zone(&candidate.zone),
+                candidate.node,
+            )
+        })
+        .map(|candidate| candidate.node)
+}
+
+/// Asks one channel back when a node has at least two more than another.
+fn even_out(placement: &mut Placement) {
+    let fullest = placement.iter().max_by_key(|(node, owned)| (owned.len(), **node));
+    let fewest = placement.values().map(BTreeSet::len).min().unwrap_or(0);
+    let Some((node, owned)) = fullest.filter(|(_, owned)| owned.len() >= fewest + 2) else {
+        return;
+    };
+    let (node, last) = (*node, owned.last().copied());
+    if let (Some(owned), Some(last)) = (placement.get_mut(&node), last) {
+        owned.remove(&last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(node: u64, zone: &str) -> Candidate {
+        Candidate {
+            node: NodeId(node),
+            zone: zone.into(),
+            avoid: BTreeSet::new(),
+        }
+    }
+
+    fn owned(placement: &Placement, node: u64) -> Vec<u32> {
+        placement[&NodeId(node)].iter().map(|channel| channel.0).collect()
+    }
+
+    fn free(ids: std::ops::RangeInclusive<u32>) -> Vec<(ChannelId, Option<NodeId>)> {
+        ids.map(|id| (ChannelId(id), None)).collect()
+    }
+
+    #[test]
+    fn channels_are_spread_over_nodes_and_zones() {
+        let nodes = [candidate(1, "a"), candidate(2, "a"), candidate(3, "b")];
+        let placement = place(&nodes, &free(1..=7), &Placement::new());
+        assert_eq!(
+            placement.values().map(BTreeSet::len).collect::<Vec<_>>(),
+            [2, 2, 3]
+        );
+        let two = place(&nodes, &free(1..=2), &Placement::new());
+        assert_eq!(
+            (owned(&two, 1), owned(&two, 3)),
+            (vec![1], vec![2]),
+            "zones before nodes"
+        );
+    }
+
+    #[test]
+    fn what_is_owned_stays_and_promises_are_kept() {
+        let nodes = [candidate(1, ""), candidate(2, "")];
+        let mut channels = free(1..=3);
+        channels[0].1 = Some(NodeId(2));
+        let first = place(&nodes, &channels, &Placement::new());
+        assert!(first[&NodeId(2)].contains(&ChannelId(1)));
+        assert_eq!(place(&nodes, &channels, &first), first);
+    }
+
+    #[test]
+    fn a_node_that_joins_gets_its_share_one_channel_at_a_time() {
+        let nodes = [candidate(1, ""), candidate(2, "")];
+        let mut channels: Vec<_> = (1..=4).map(|id| (ChannelId(id), Some(NodeId(1)))).collect();
+        let mut before = Placement::new();
+        for _ in 0..10 {
+            let placement = place(&nodes, &channels, &before);
+            for (channel, owner) in &mut channels {
+                let owners_wish = owner.is_some_and(|node| placement[&node].contains(channel));
+                let promised = placement.iter().find(|(_, wanted)| wanted.contains(channel));
+                *owner = if owners_wish {
+                    *owner
+                } else {
+                    promised.map(|(node, _)| *node)
+                };
+            }
+            before = placement;
+        }
+        let counts = [1, 2].map(|node| {
+            channels
+                .iter()
+                .filter(|(_, owner)| *owner == Some(NodeId(node)))
+                .count()
+        });
+        assert_eq!(counts, [2, 2]);
+    }
+
+    #[test]
+    fn a_node_that_could_not_write_a_channel_gets_it_only_if_nobody_else_can() {
+        let mut nodes = [candidate(1, ""), candidate(2, "")];
+        nodes[0].avoid.insert(ChannelId(1));
+        assert_eq!(owned(&place(&nodes, &free(1..=1), &Placement::new()), 2), [1]);
+        assert_eq!(
+            owned(&place(&nodes[..1], &free(1..=1), &Placement::new()), 1),
+            [1]
+        );
+    }
+
+    #[test]
+    fn owners_that_are_gone_are_asked_for_nothing() {
+        let channels = [(ChannelId(1), Some(NodeId(9)))];
+        let placement = place(&[candidate(1, "")], &channels, &Placement::new());
+        assert!(owned(&placement, 1).is_empty());
+    }
+}

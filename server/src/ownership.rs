@@ -1,0 +1,301 @@
+//! The channels that this node owns: takes over those that it is to own, gives back those that it is not.
+//!
+//! - What is wanted comes from the leader of the metadata group. Whether the node may have a channel, the group
+//!   decides when the node asks for it.
+//! - A channel is given back after its task has stopped for good, with everything that it acknowledged durable.
+//! - A channel that cannot be written here is given up, so that another node may try.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use millrace_api::id::{ChannelId, Epoch, ZoneGen};
+use millrace_raft::command::{ReleaseChannels, ReleasedChannel};
+use millrace_raft::group::Meta;
+use millrace_wal::Wal;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::channel::handle::ChannelHandle;
+use crate::channel::recovery::{self, Owner, RecoveryError};
+use crate::channel::state::ChannelLimits;
+use crate::channel::task::{ChannelTask, Ended, Waiting};
+use crate::channels::{Channels, Owned};
+use crate::env::Env;
+use crate::lease::Lease;
+
+/// Before a take-over that failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The group has this long to take a release; afterwards the channel waits for the lease to run out.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A channel that was given up here is left to others for this long.
+const AVOID_FOR: Duration = Duration::from_secs(30);
+
+/// What every channel of the node is made with.
+#[derive(Clone)]
+pub struct Parts {
+    pub env: Env,
+    pub meta: Meta,
+    pub wal: Wal,
+    pub gens: Vec<ZoneGen>,
+    pub limits: ChannelLimits,
+    pub idle_timeout: Duration,
+    pub channels: Channels,
+    pub lease: Lease,
+    /// A channel that has made nothing durable for this long, with work waiting, is given up; `None` where there is
+    /// nobody to give it to.
+    pub stuck_after: Option<Duration>,
+}
+
+/// What the node is to own, in one of its lives.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub struct Wanted {
+    pub channels: BTreeSet<ChannelId>,
+}
+
+/// One life of the node as an owner of channels.
+pub struct Ownership {
+    parts: Parts,
+    owner: Owner,
+    wanted: watch::Receiver<Wanted>,
+    /// Channels that could not be written here, for the leader to know.
+    avoid: watch::Sender<BTreeSet<ChannelId>>,
+    avoid_until: BTreeMap<ChannelId, Instant>,
+    running: BTreeMap<ChannelId, CancellationToken>,
+    tasks: JoinSet<(ChannelId, Gone)>,
+}
+
+/// How a channel left this node.
+enum Gone {
+    Stopped(Epoch),
+    Fenced(Epoch, String),
+    Stuck(Epoch),
+    Failed(RecoveryError),
+}
+
+/// What only a node that is alone has to know: it has nobody to leave a channel to.
+#[derive(Debug)]
+pub enum Trouble {
+    /// Another process writes in a channel that metadata say is this node's.
+    Fenced {
+        channel: ChannelId,
+        by: String,
+    },
+    Recovery {
+        channel: ChannelId,
+        cause: RecoveryError,
+    },
+    Panicked(String),
+}
+
+impl Ownership {
+    pub fn new(
+        parts: Parts,
+        owner: Owner,
+        wanted: watch::Receiver<Wanted>,
+        avoid: watch::Sender<BTreeSet<ChannelId>>,
+    ) -> Self {
+        Self {
+            parts,
+            owner,
+            wanted,
+            avoid,
+            avoid_until: BTreeMap::new(),
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Until `stop`; then every channel has stopped and was given back. Ends earlier only with trouble, and only where
+    /// there is no other node.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Trouble> {
+        loop {
+            self.reconcile();
+            let retry = self.avoid_until.values().min().copied();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = self.wanted.changed() => if changed.is_err() {
+                    break;
+                },
+                Some(ended) = self.tasks.join_next() => self.ended(ended).await?,
+                () = sleep_until(retry), if retry.is_some() => self.forget_avoided(),
+            }
+        }
+        for token in self.running.values() {
+            token.cancel();
+        }
+        self.release_all().await;
+        Ok(())
+    }
+
+    fn reconcile(&mut self) {
+        let wanted = self.wanted.borrow_and_update().channels.clone();
+        for (channel, token) in &self.running {
+            if !wanted.contains(channel) {
+                token.cancel();
+            }
+        }
+        for channel in wanted {
+            if !self.running.contains_key(&channel) && !self.avoid_until.contains_key(&channel) {
+                let stop = CancellationToken::new();
+                self.running.insert(channel, stop.clone());
+                let (parts, owner) = (self.parts.clone(), self.owner);
+                self.tasks
+                    .spawn(async move { (channel, serve(parts, owner, channel, stop).await) });
+            }
+        }
+    }
+
+    async fn ended(
+        &mut self,
+        ended: Result<(ChannelId, Gone), tokio::task::JoinError>,
+    ) -> Result<(), Trouble> {
+        let (channel, gone) = ended.map_err(|panic| Trouble::Panicked(panic.to_string()))?;
+        self.running.remove(&channel);
+        let alone = self.parts.stuck_after.is_none();
+        match gone {
+            Gone::Stopped(epoch) => self.release(&[(channel, epoch)]).await,
+            Gone::Fenced(_, by) if alone => return Err(Trouble::Fenced { channel, by }),
+            Gone::Failed(cause) if alone => return Err(Trouble::Recovery { channel, cause }),
+            Gone::Fenced(epoch, by) => {
+                tracing::info!(%channel, %epoch, by, "gave up a channel that another node writes");
+                self.avoid(channel, RETRY_PAUSE);
+                // If the group still names this node as the owner, nobody else serves the channel.
+                self.release(&[(channel, epoch)]).await;
+            }
+            Gone::Stuck(epoch) => {
+                tracing::warn!(%channel, %epoch, "gave up a channel that cannot be written from here");
+                self.avoid(channel, AVOID_FOR);
+                self.release(&[(channel, epoch)]).await;
+            }
+            Gone::Failed(error) => {
+                tracing::warn!(%channel, %error, "did not take the channel over");
+                self.avoid(channel, RETRY_PAUSE);
+            }
+        }
+        Ok(())
+    }
+
+    fn avoid(&mut self, channel: ChannelId, wait: Duration) {
+        self.avoid_until.insert(channel, Instant::now() + wait);
+        if wait >= AVOID_FOR {
+            self.avoid.send_modify(|avoid| {
+                avoid.insert(channel);
+            });
+        }
+    }
+
+    fn forget_avoided(&mut self) {
+        let now = Instant::now();
+        self.avoid_until.retain(|_, until| *until > now);
+        let left: BTreeSet<_> = self.avoid_until.keys().copied().collect();
+        self.avoid
+            .send_modify(|avoid| avoid.retain(|channel| left.contains(channel)));
+    }
+
+    /// Tells the group that the channels have no owner. What becomes of it does not matter here: they have stopped for
+    /// good, and without a release they are free when the lease has run out.
+    async fn release(&self, channels: &[(ChannelId, Epoch)]) {
+        if channels.is_empty() {
+            return;
+        }
+        let command = ReleaseChannels {
+            node: self.owner.node,
+            incarnation: self.owner.incarnation,
+            channels: channels
+                .iter()
+                .map(|(channel, epoch)| ReleasedChannel {
+                    channel: *channel,
+                    epoch: *epoch,
+                    sealed_end: None,
+                })
+                .collect(),
+        };
+        match timeout(RELEASE_TIMEOUT, self.parts.meta.propose(command)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "channels were not given back; their lease has to run out")
+            }
+            Err(_) => tracing::warn!("channels were not given back in time; their lease has to run out"),
+        }
+    }
+
+    /// Waits for every channel to stop, and gives them back in one command.
+    async fn release_all(&mut self) {
+        let mut stopped = Vec::new();
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Ok((channel, Gone::Stopped(epoch) | Gone::Stuck(epoch) | Gone::Fenced(epoch, _))) => {
+                    stopped.push((channel, epoch));
+                }
+                Ok((_, Gone::Failed(_))) => {}
+                Err(panic) => tracing::error!(%panic, "a channel has failed"),
+            }
+        }
+        // A node that is alone keeps its channels: it takes them over again at its next start.
+        if self.parts.stuck_after.is_some() {
+            self.release(&stopped).await;
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes the channel over and serves it until it is told to stop or cannot go on.
+async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: CancellationToken) -> Gone {
+    let taken = recovery::take_over(
+        channel,
+        owner,
+        parts.gens.clone(),
+        parts.limits.clone(),
+        &parts.env,
+        &parts.meta,
+        &parts.wal,
+    );
+    let taken = tokio::select! {
+        taken = taken => match taken {
+            Ok(taken) => taken,
+            Err(error) => return Gone::Failed(error),
+        },
+        // Nothing is served yet; the epoch, if there is one, is void.
+        () = stop.cancelled() => {
+            let record = parts.meta.state().channel(channel);
+            let epoch = record.ok().flatten().map_or(Epoch(0), |record| record.epoch);
+            return Gone::Stopped(epoch);
+        }
+    };
+    let (handle, requests) = ChannelHandle::new(channel);
+    let stats = parts.channels.stats(channel);
+    let epoch = taken.epoch;
+    let mut task = ChannelTask {
+        id: channel,
+        epoch,
+        env: parts.env.clone(),
+        meta: parts.meta.clone(),
+        state: taken.state,
+        writer: taken.writer,
+        written: taken.written,
+        requests,
+        idle_timeout: parts.idle_timeout,
+        stop,
+        stats: stats.clone(),
+        waiting: Waiting::default(),
+        lease: parts.lease.clone(),
+        stuck_after: parts.stuck_after,
+    };
+    task.close_leftovers(taken.deleting);
+    parts.channels.insert(Owned { epoch, handle, stats });
+    let ended = task.run().await;
+    parts.channels.remove(channel, epoch);
+    match ended {
+        Ended::Stopped => Gone::Stopped(epoch),
+        Ended::Fenced(by) => Gone::Fenced(epoch, format!("{by:?}")),
+        Ended::Stuck => Gone::Stuck(epoch),
+    }
+}

@@ -1,0 +1,16 @@
+//! Nodes of one cell among each other: heartbeats to the leader, and requests for channels of another node.
+//!
+//! - [`link`] sends the requests of this node's frontends to another node, [`serve`] takes those of others in,
+//!   [`codec`] is what both write.
+//! - [`directory`] knows the way to every node.
+
+mod codec;
+pub mod directory;
+pub mod link;
+pub mod serve;
+
+/// The generated messages and services.
+#[allow(clippy::all)]
+pub mod pb {
+    tonic::include_proto!("millrace.peer.v1");
+}

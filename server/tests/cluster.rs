@@ -1,0 +1,8 @@
+//! Three nodes of one cell in one process, over real connections.
+
+#[path = "cluster/cell.rs"]
+mod cell;
+#[path = "cluster/failover.rs"]
+mod failover;
+#[path = "cluster/forwarding.rs"]
+mod forwarding;

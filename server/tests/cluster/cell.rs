@@ -1,0 +1,195 @@
+//! A cell on the test's own runtime, and short ways to call its nodes.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_api::batch::AppendBatch;
+use millrace_api::name::{BasinName, StreamName};
+use millrace_api::proto;
+use millrace_api::read::{ReadLimits, ReadRequest, ReadStart};
+use millrace_server::config::{NodeConfig, Settings};
+use millrace_server::env::Env;
+use millrace_server::error::ServiceError;
+use millrace_server::frontend::service::Frontend;
+use millrace_server::frontend::service::types::{AppendAck, CreateBasin, CreateStream};
+use millrace_server::node::{Ended, Node};
+use prost::Message;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Longer than anything here takes unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One node that runs.
+pub struct Running {
+    pub frontend: Arc<Frontend>,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<Ended>,
+}
+
+/// Three nodes on one store.
+pub struct Cell {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+    peers: String,
+    pub nodes: Vec<Option<Running>>,
+    pub basin: BasinName,
+}
+
+impl Cell {
+    /// Starts three nodes at once; all of them serve when this returns.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ports = free_ports(3);
+        let peers: Vec<_> = (1..=3)
+            .map(|node| format!("{node}=127.0.0.1:{}", ports[node - 1]))
+            .collect();
+        let mut cell = Self {
+            path: dir.path().to_owned(),
+            _dir: dir,
+            peers: peers.join(","),
+            nodes: Vec::new(),
+            basin: BasinName::new("three-nodes").unwrap(),
+        };
+        let started = (0..3).map(|node| start(&cell.path, &cell.peers, node));
+        let started = futures::future::join_all(started).await;
+        cell.nodes = started.into_iter().map(Some).collect();
+        let config = CreateBasin::default();
+        cell.node(0)
+            .ensure_basin(cell.basin.clone(), config)
+            .await
+            .unwrap();
+        cell
+    }
+
+    pub fn node(&self, node: usize) -> &Arc<Frontend> {
+        &self.nodes[node].as_ref().expect("the node runs").frontend
+    }
+
+    pub async fn restart(&mut self, node: usize) {
+        assert!(self.nodes[node].is_none());
+        self.nodes[node] = Some(start(&self.path, &self.peers, node).await);
+    }
+
+    /// Stops gracefully.
+    pub async fn stop(&mut self, node: usize) {
+        let running = self.nodes[node].take().expect("the node runs");
+        drop((running.stop, running.frontend));
+        let ended = running.ended.await.expect("the node does not panic");
+        assert!(matches!(ended, Ended::Stopped), "{ended:?}");
+    }
+
+    pub async fn stop_all(mut self) {
+        let running = std::mem::take(&mut self.nodes).into_iter().flatten();
+        let stops = running.map(|running| async {
+            drop((running.stop, running.frontend));
+            running.ended.await.expect("the node does not panic")
+        });
+        futures::future::join_all(stops).await;
+    }
+
+    pub async fn create(&self, node: usize, stream: &StreamName) {
+        let created = self
+            .node(node)
+            .create_stream(&self.basin, stream.clone(), CreateStream::default());
+        created.await.expect("a stream");
+    }
+
+    pub async fn append(
+        &self,
+        node: usize,
+        stream: &StreamName,
+        body: &str,
+    ) -> Result<AppendAck, ServiceError> {
+        let appended = self.node(node).append(&self.basin, stream, batch(body));
+        tokio::time::timeout(PATIENCE, appended)
+            .await
+            .expect("an answer in time")
+    }
+
+    /// The bodies of records from the first on, as many as one read gives, through a node.
+    pub async fn bodies(&self, node: usize, stream: &StreamName) -> Vec<String> {
+        self.bodies_from(node, stream, 0).await
+    }
+
+    pub async fn bodies_from(&self, node: usize, stream: &StreamName, from: u64) -> Vec<String> {
+        let request = ReadRequest {
+            start: ReadStart::SeqNum(from),
+            clamp: false,
+            limits: ReadLimits::default(),
+            wait: None,
+        };
+        let read = self.node(node).read(&self.basin, stream, request);
+        let read = tokio::time::timeout(PATIENCE, read)
+            .await
+            .expect("an answer in time");
+        let mut bodies = Vec::new();
+        for part in read.expect("records").parts {
+            let decoded = proto::ReadBatch::decode(part).expect("records as stored");
+            let text = |record: proto::SequencedRecord| String::from_utf8(record.body.to_vec()).unwrap();
+            bodies.extend(decoded.records.into_iter().map(text));
+        }
+        bodies
+    }
+}
+
+async fn start(path: &Path, peers: &str, node: usize) -> Running {
+    let own = peers.split(',').nth(node).unwrap();
+    let cluster_addr: SocketAddr = own.split_once('=').unwrap().1.parse().unwrap();
+    let settings = Settings {
+        node_id: Some(node as u64 + 1),
+        peers: Some(peers.to_owned()),
+        cluster_addr: Some(cluster_addr),
+        cluster_plain: Some(true),
+        zone: Some(format!("zone-{node}")),
+        election_timeout: Some(Duration::from_millis(1000)),
+        data_dir: Some(path.join(format!("node-{node}"))),
+        store: Some(format!("file://{}", path.join("store").display())),
+        http_addr: Some(([127, 0, 0, 1], 0).into()),
+        channels: Some(2),
+        deletion_grace: Some(Duration::from_millis(10)),
+        ..Settings::default()
+    };
+    let config = NodeConfig::resolve(settings).expect("a valid configuration");
+    let started = tokio::time::timeout(PATIENCE, Node::start(config, Env::system()));
+    let node = started.await.expect("a start in time").expect("the node starts");
+    let frontend = node.frontend().clone();
+    let (stop, stopped) = oneshot::channel();
+    let ended = tokio::spawn(node.run(async { drop(stopped.await) }));
+    Running {
+        frontend,
+        stop,
+        ended,
+    }
+}
+
+/// Ports that nobody listened on a moment ago.
+#[allow(clippy::disallowed_methods)] // A test chooses them before there is a node.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    held.iter()
+        .map(|listener| listener.local_addr().unwrap().port())
+        .collect()
+}
+
+pub fn batch(body: &str) -> AppendBatch {
+    let record = proto::AppendRecord {
+        timestamp: None,
+        headers: vec![],
+        body: body.as_bytes().to_vec().into(),
+    };
+    AppendBatch::from_proto(proto::AppendInput {
+        records: vec![record],
+        match_seq_num: None,
+        fencing_token: None,
+    })
+    .expect("a batch")
+}
+
+pub fn stream(name: impl std::fmt::Display) -> StreamName {
+    StreamName::new(name.to_string()).expect("a name")
+}
