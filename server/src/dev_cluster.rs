@@ -103,7 +103,7 @@ fn start(
             "--store",
             &format!("file://{}", data_dir.join("streams").display()),
         ])
-        .args(["--log", "warn"])
+        .args(["--log", "warn,openraft=error"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -6,3 +6,5 @@ mod cell;
 mod failover;
 #[path = "cluster/forwarding.rs"]
 mod forwarding;
+#[path = "cluster/processes.rs"]
+mod processes;

@@ -167,7 +167,7 @@ async fn start(path: &Path, peers: &str, node: usize) -> Running {
 
 /// Ports that nobody listened on a moment ago.
 #[allow(clippy::disallowed_methods)] // A test chooses them before there is a node.
-fn free_ports(count: usize) -> Vec<u16> {
+pub fn free_ports(count: usize) -> Vec<u16> {
     let held: Vec<_> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
         .collect();
