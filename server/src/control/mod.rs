@@ -212,10 +212,8 @@ impl Control {
         let Some(number) = self.term().as_ref().map(|term| term.number) else {
             return Ok(not_leader(meta));
         };
-        meta.linearize().await?;
-        if !self.leads() {
-            return Ok(not_leader(meta));
-        }
+        // Not a linearizable read, which a member that was replaced would have the new leader answer.
+        meta.confirm_leadership().await?;
         let record = meta.state().node(node)?;
         let life = (node, incarnation);
         let mut term = self.term();
