@@ -121,6 +121,7 @@ impl Frontend {
                     next: 1,
                     acked_through: 0,
                     inputs: VecDeque::new(),
+                    exposed: 0,
                 }),
             }),
         }
@@ -169,6 +170,8 @@ struct UnderWay {
     next: u64,
     acked_through: u64,
     inputs: VecDeque<Input>,
+    /// How many of them, from the front, a former owner may have applied.
+    exposed: usize,
 }
 
 struct Input {
@@ -188,7 +191,7 @@ impl AppendSession {
         let permit = self.room.for_batch(&batch).await?;
         let mut under_way = self.shared.under_way.lock().await;
         let number = self.shared.number(&mut under_way).await?;
-        self.hand_over(under_way, batch, number, permit).await
+        Ok(self.hand_over(under_way, batch, number, permit).await)
     }
 
     /// The same for the writer's input `number`. Acks up to `acked_through` are not asked for again.
@@ -211,7 +214,7 @@ impl AppendSession {
             acked_through,
         };
         let under_way = self.shared.under_way.lock().await;
-        self.hand_over(under_way, batch, Some(number), permit).await
+        Ok(self.hand_over(under_way, batch, Some(number), permit).await)
     }
 
     async fn hand_over(
@@ -220,7 +223,7 @@ impl AppendSession {
         batch: AppendBatch,
         number: Option<WriterInput>,
         permit: tokio::sync::OwnedSemaphorePermit,
-    ) -> Result<PendingAck, ServiceError> {
+    ) -> PendingAck {
         let bytes = match number {
             Some(_) => batch.input().clone(),
             None => Bytes::new(),
@@ -231,9 +234,9 @@ impl AppendSession {
             .append(self.shared.stream, batch, source, permit);
         let reply = Some(reply.await);
         under_way.inputs.push_back(Input { number, bytes, reply });
-        Ok(PendingAck {
+        PendingAck {
             shared: self.shared.clone(),
-        })
+        }
     }
 }
 
@@ -258,11 +261,14 @@ impl PendingAck {
             };
             let mut under_way = shared.under_way.lock().await;
             if !under_way.may_go_on(&refused) {
-                return Err(refusal_error(refused));
+                return Err(under_way.honest(refusal_error(refused)));
             }
             let search = search.get_or_insert_with(|| Search::new(OWNER_TIMEOUT));
-            search.again(&shared.frontend, refused).await?;
-            shared.go_on(&mut under_way, search).await?;
+            let found = match search.again(&shared.frontend, refused).await {
+                Ok(()) => shared.go_on(&mut under_way, search).await,
+                Err(error) => Err(error),
+            };
+            found.map_err(|error| under_way.honest(error))?;
         }
     }
 }
@@ -344,6 +350,7 @@ impl UnderWay {
 
     fn acknowledged(&mut self) {
         let input = self.inputs.pop_front();
+        self.exposed = self.exposed.saturating_sub(1);
         if let Some(number) = input.and_then(|input| input.number) {
             self.acked_through = number.number;
         }
@@ -353,10 +360,97 @@ impl UnderWay {
     fn may_go_on(&mut self, refused: &Refusal) -> bool {
         let numbered = self.inputs.front().is_some_and(|input| input.number.is_some());
         let moved = refused.is_elsewhere() || *refused == Refusal::Unknown;
+        if *refused == Refusal::Unknown {
+            // Of what was refused for sure nothing behind it was applied either: its number is missing.
+            self.exposed = self.inputs.len();
+        }
         if numbered && moved {
             // What the former owner refused because of an earlier refusal is sent again too.
             self.gate = SessionGate::default();
         }
         numbered && moved
+    }
+
+    /// The failure of the first input, which must not promise that nothing was applied when a former owner may have
+    /// applied it. An owner that judged the input knows better: it has the former one's frames.
+    fn honest(&self, error: ServiceError) -> ServiceError {
+        let unjudged = matches!(&error, ServiceError::Code { code, .. } if code.retryable());
+        match self.exposed > 0 && unjudged {
+            true => refusal_error(Refusal::Unknown),
+            false => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_api::error::ErrorCode;
+    use millrace_api::id::ChannelId;
+
+    use super::*;
+
+    /// Inputs 1 to `count` of a writer, sent to somebody who does not answer.
+    fn sent(count: u64) -> UnderWay {
+        let number = |number| WriterInput {
+            writer: WriterId(7),
+            opened_at: 0,
+            number,
+            acked_through: 0,
+        };
+        let input = |at| Input {
+            number: Some(number(at)),
+            bytes: Bytes::new(),
+            reply: None,
+        };
+        UnderWay {
+            channel: ChannelHandle::new(ChannelId(1)).0,
+            gate: SessionGate::default(),
+            numbering: Numbering::Callers,
+            next: 1,
+            acked_through: 0,
+            inputs: (1..=count).map(input).collect(),
+            exposed: 0,
+        }
+    }
+
+    fn code(error: &ServiceError) -> ErrorCode {
+        match error {
+            ServiceError::Code { code, .. } => *code,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn what_a_former_owner_may_have_applied_is_never_said_not_to_have_happened() {
+        let mut under_way = sent(2);
+        assert!(under_way.may_go_on(&Refusal::Unknown));
+        for _ in 0..2 {
+            // The next owner refuses without having looked.
+            assert!(under_way.may_go_on(&Refusal::Stopped));
+            let told = under_way.honest(refusal_error(Refusal::Stopped));
+            assert!(code(&told).may_have_happened(), "{told}");
+            under_way.acknowledged();
+        }
+        under_way.inputs = sent(1).inputs;
+        let told = under_way.honest(refusal_error(Refusal::Stopped));
+        assert_eq!(code(&told), ErrorCode::HotServer, "sent to one owner alone");
+    }
+
+    #[test]
+    fn an_owner_that_judged_an_input_is_believed() {
+        let mut under_way = sent(1);
+        assert!(under_way.may_go_on(&Refusal::Unknown));
+        let refused = Refusal::SeqNumMismatch { next: 3 };
+        assert!(!under_way.may_go_on(&refused));
+        let told = under_way.honest(refusal_error(refused));
+        assert_eq!(told, ServiceError::SeqNumMismatch { next: 3 });
+    }
+
+    #[test]
+    fn nothing_is_exposed_by_a_refusal() {
+        let mut under_way = sent(3);
+        assert!(under_way.may_go_on(&Refusal::NotHere { applied: 0 }));
+        let told = under_way.honest(refusal_error(Refusal::Stopped));
+        assert!(!code(&told).may_have_happened());
     }
 }
