@@ -102,7 +102,6 @@ impl Heart {
             channel: channel.0,
             epoch: owned.epoch.0,
             bytes_per_second: rates.of(*channel, owned.stats.metered_bytes.load(Relaxed)),
-            streams: 0,
         });
         pb::HeartbeatRequest {
             node: self.node.0,
