@@ -108,7 +108,7 @@ impl Heart {
             incarnation: self.incarnation.to_bytes().to_vec().into(),
             channels: loads.collect(),
             avoid: self.avoid.borrow().iter().map(|channel| channel.0).collect(),
-            draining: self.lifecycle.is_draining(),
+            draining: self.lifecycle.is_draining() || self.lifecycle.is_aside(),
         }
     }
 

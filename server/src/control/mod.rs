@@ -5,6 +5,7 @@
 //! granted. [`leases`] and [`placement`] decide, this module asks the group.
 
 pub mod leases;
+pub mod observed;
 pub mod placement;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -176,8 +177,11 @@ impl Control {
         let Some(term) = term.as_mut() else {
             return Ok(());
         };
-        let alive =
-            |node: &&NodeRecord| !node.expired && !term.leases.is_condemned((node.node, node.incarnation));
+        let alive = |node: &&NodeRecord| {
+            !node.expired
+                && !term.leases.is_condemned((node.node, node.incarnation))
+                && is_member(&self.shared.meta, node.node)
+        };
         let candidates: Vec<Candidate> = nodes
             .iter()
             .filter(alive)
@@ -220,7 +224,9 @@ impl Control {
         let Some(term) = term.as_mut().filter(|term| term.number == number) else {
             return Ok(not_leader(meta));
         };
-        let alive = record.is_some_and(|record| record.incarnation == incarnation && !record.expired);
+        let alive = record.is_some_and(|record| record.incarnation == incarnation && !record.expired)
+            // A node that was removed hears no more of what the group decides.
+            && is_member(meta, node);
         if !alive || term.leases.grant(life, Instant::now()).is_err() {
             return Ok(Answer::Ended(pb::Ended {}));
         }
@@ -266,6 +272,10 @@ impl Heartbeats for Control {
         };
         pb::HeartbeatResponse { answer: Some(answer) }
     }
+}
+
+fn is_member(meta: &Meta, node: NodeId) -> bool {
+    meta.members().iter().any(|member| member.node == node)
 }
 
 fn not_leader(meta: &Meta) -> Answer {
