@@ -29,6 +29,19 @@ macro_rules! commands {
             pub fn name(&self) -> &'static str {
                 match self { $(Command::$name(_) => stringify!($name)),* }
             }
+
+            /// Whether it may change which channels there are, who owns them, or whether they serve.
+            pub fn concerns_channels(&self) -> bool {
+                matches!(
+                    self,
+                    Command::RegisterNode(_)
+                        | Command::ExpireNode(_)
+                        | Command::CreateChannel(_)
+                        | Command::AssignChannel(_)
+                        | Command::ReleaseChannels(_)
+                        | Command::ActivateChannel(_)
+                )
+            }
         }
 
         $(

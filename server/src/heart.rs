@@ -35,6 +35,8 @@ pub struct Heart {
     pub wanted: watch::Sender<Wanted>,
     pub avoid: watch::Receiver<BTreeSet<ChannelId>>,
     pub lifecycle: Lifecycle,
+    /// Set when a leader knows that the node is about to stop.
+    pub told: watch::Sender<bool>,
 }
 
 /// The group has expired this life, or another process lives it.
@@ -49,13 +51,21 @@ impl Heart {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rates = Rates::default();
         let mut silent = false;
+        let (mut channels, mut leadership) = (self.meta.channels_changed(), self.meta.leadership());
+        let mut draining = false;
         loop {
             tokio::select! {
                 _ = beats.tick() => {}
+                // There may be a channel to take over, or another leader that knows nothing of this node yet.
+                Ok(()) = channels.changed() => {}
+                Ok(()) = leadership.changed() => {}
+                () = self.lifecycle.drained(), if !draining => {}
                 () = stop.cancelled() => return Ok(()),
             }
+            draining = self.lifecycle.is_draining();
             let sent = self.env.boot();
             let request = self.request(&mut rates);
+            let tells = draining;
             let answer = tokio::select! {
                 answer = self.ask(request, every * 2) => answer,
                 () = stop.cancelled() => return Ok(()),
@@ -65,6 +75,9 @@ impl Heart {
                     self.lease.grant(sent, Duration::from_millis(granted.ttl_ms));
                     self.act_upon(granted);
                     silent = false;
+                    if tells {
+                        self.told.send_replace(true);
+                    }
                 }
                 Some(Answer::Ended(_)) => {
                     self.lease.give_up();

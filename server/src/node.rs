@@ -42,6 +42,9 @@ use crate::tls::{self, TlsError};
 /// A channel that storage takes nothing of for this long is left to another node.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
+/// How long a node that is to stop waits for another to lead.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A node that is alone.
 const NODE: NodeId = NodeId(1);
 
@@ -259,6 +262,12 @@ impl Node {
     async fn stop(mut self, clients_timeout: Duration) {
         self.lifecycle.drain();
         self.stop_tasks.cancel();
+        // The others need not find out by themselves that their leader has gone.
+        match tokio::time::timeout(HAND_OVER_TIMEOUT, self.meta.hand_over()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!(%error, "the lead was not handed over; the others elect one"),
+            Err(_) => tracing::info!("the lead was not handed over in time; the others elect one"),
+        }
         self.http.stop(clients_timeout).await;
         self.stop_channels.cancel();
         if !self.ownership.is_finished()

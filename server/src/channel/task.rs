@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_api::id::{ChannelId, Epoch, StreamId, StreamletId};
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch, StreamId, StreamletId};
 use millrace_raft::command::{ActivateStream, CloseStreamlet, DeactivateStream};
 use millrace_raft::error::{MetaError, StoreError};
 use millrace_raft::group::Meta;
@@ -37,8 +37,9 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How a channel ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// Asked to; everything that was sequenced is durable.
-    Stopped,
+    /// Asked to. With `sealed_end`, the epoch's chunks are those below it, all of them durable, and nobody writes
+    /// another; without it storage has not taken everything.
+    Stopped { sealed_end: Option<ChunkSeq> },
     /// Another owner has taken the epoch. Nothing was acknowledged that it does not know.
     Fenced(FencedBy),
     /// Storage has taken nothing for too long.
@@ -344,11 +345,12 @@ impl ChannelTask {
                 Some(WriteEvent::Durable { slot, .. }) => self.state.durable(slot),
                 Some(WriteEvent::Fenced { by, .. }) => return self.end(Ended::Fenced(by)),
                 Some(WriteEvent::Retrying { .. }) => {}
-                None => break,
+                None => return self.end(Ended::Stopped { sealed_end: None }),
             }
             self.carry_out();
         }
-        self.end(Ended::Stopped)
+        let sealed_end = Some(self.writer.next_slot());
+        self.end(Ended::Stopped { sealed_end })
     }
 
     fn write_all(&mut self) {
