@@ -23,6 +23,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::admin::pb::admin_server::AdminServer;
+use crate::admin::service::{AdminService, AdminSlot};
 use crate::channel::recovery::Owner;
 use crate::control::Control;
 use crate::control::leases::LeaseTiming;
@@ -83,6 +85,8 @@ pub enum ClusterError {
 /// The way to the other nodes of the cluster.
 pub struct Cluster {
     pub meta: Meta,
+    /// What operators are answered with, beside metadata.
+    pub admin: AdminSlot,
     config: ClusterConfig,
     env: Env,
     slot: MemberSlot,
@@ -99,9 +103,15 @@ impl Cluster {
         let transport =
             GrpcTransport::new(Connector(env.clone()), tls.clone(), slot.clone(), runtime.clone());
         let listener = listen(&env, config.cluster_addr).await?;
+        let admin = AdminSlot::default();
+        let service = AdminService {
+            cluster: config.name.clone(),
+            member: slot.clone(),
+            node: admin.clone(),
+        };
         runtime.spawn(grpc::serve(
             accepted(listener),
-            grpc::service(slot.clone()),
+            grpc::service(slot.clone()).add_service(AdminServer::new(service)),
             slot.clone(),
             tls.clone(),
         ));
@@ -136,6 +146,7 @@ impl Cluster {
         }
         Ok(Self {
             meta,
+            admin,
             config,
             env,
             slot,
@@ -197,7 +208,8 @@ async fn listen(env: &Env, addr: SocketAddr) -> Result<Box<dyn Listener>, Cluste
     listener.map_err(|cause| ClusterError::Listen { addr, cause })
 }
 
-fn read_tls(files: &TlsFiles) -> Result<Tls, ClusterError> {
+/// The identity that the files hold.
+pub(crate) fn read_tls(files: &TlsFiles) -> Result<Tls, ClusterError> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|cause| ClusterError::File {
             path: path.clone(),
@@ -222,7 +234,8 @@ fn accepted(listener: Box<dyn Listener>) -> impl Stream<Item = io::Result<BoxedI
     })
 }
 
-struct Connector(Env);
+/// Connections as the environment makes them.
+pub(crate) struct Connector(pub Env);
 
 #[async_trait]
 impl Connect for Connector {

@@ -68,7 +68,7 @@ impl Heart {
             draining = self.lifecycle.is_draining();
             let sent = self.env.boot();
             let request = self.request(&mut rates);
-            let tells = request.draining;
+            let tells = draining;
             let answer = tokio::select! {
                 answer = self.ask(request, every * 2) => answer,
                 () = stop.cancelled() => return Ok(()),
@@ -125,7 +125,7 @@ impl Heart {
             incarnation: self.incarnation.to_bytes().to_vec().into(),
             channels: loads.collect(),
             avoid: self.avoid.borrow().iter().map(|channel| channel.0).collect(),
-            draining: self.lifecycle.is_draining(),
+            draining: self.lifecycle.is_draining() || self.lifecycle.is_aside(),
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::service::AdminParts;
 use crate::channel::recovery::{Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
 use crate::channels::Channels;
@@ -355,6 +356,11 @@ impl Among<'_> {
             heartbeats: Arc::new(control.clone()),
         };
         let service = PeerService::new(answering, stop.clone());
+        let parts_for_operators = AdminParts {
+            control: control.clone(),
+            lifecycle: lifecycle.clone(),
+        };
+        cluster.admin.fill(parts_for_operators, stop.clone());
         let address = cluster.serve(service, stop).await?;
         let lives = Lives {
             node: settings.node,

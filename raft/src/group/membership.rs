@@ -371,8 +371,9 @@ impl Meta {
         answering.min_by_key(|node| self.lag(*node).unwrap_or(u64::MAX))
     }
 
-    /// Whether a member has answered this leader lately.
-    fn answers(&self, node: NodeId) -> bool {
+    /// Whether a member has answered this leader lately; `false` on a member that does not lead, and for the leader
+    /// itself.
+    pub fn answers(&self, node: NodeId) -> bool {
         let metrics = self.shared.core.raft().metrics().borrow_watched().clone();
         let heard = metrics.heartbeat.as_ref().and_then(|heard| *heard.get(&node.0)?);
         heard.is_some_and(|at| at.elapsed() < self.shared.timing.election_timeout_max * 2)

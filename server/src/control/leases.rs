@@ -73,6 +73,12 @@ impl Leases {
         Ok(())
     }
 
+    /// How long ago the incarnation was last granted something, or since this term began if it was nothing yet.
+    pub fn silence(&self, life: Life, now: Instant) -> Duration {
+        let last = self.granted.get(&life).copied().unwrap_or(self.since);
+        now.duration_since(last.max(self.since))
+    }
+
     /// Whether anything may be given to the incarnation.
     pub fn is_condemned(&self, life: Life) -> bool {
         self.condemned.contains(&life)

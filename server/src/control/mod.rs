@@ -5,6 +5,7 @@
 //! granted. [`leases`] and [`placement`] decide, this module asks the group.
 
 pub mod leases;
+pub mod observed;
 pub mod placement;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,7 +217,10 @@ impl Control {
         let mut candidates = Vec::new();
         let mut unheard = 0;
         for node in &nodes {
-            if node.expired || term.leases.is_condemned((node.node, node.incarnation)) {
+            if node.expired
+                || term.leases.is_condemned((node.node, node.incarnation))
+                || !is_member(meta, node.node)
+            {
                 continue;
             }
             match term.reports.get(&node.node).filter(spoke) {
@@ -265,7 +269,9 @@ impl Control {
         let Some(term) = term.as_mut().filter(|term| term.number == number) else {
             return Ok(not_leader(meta));
         };
-        let alive = record.is_some_and(|record| record.incarnation == incarnation && !record.expired);
+        let alive = record.is_some_and(|record| record.incarnation == incarnation && !record.expired)
+            // A node that was removed hears no more of what the group decides.
+            && is_member(meta, node);
         if !alive || term.leases.grant(life, Instant::now()).is_err() {
             return Ok(Answer::Ended(pb::Ended {}));
         }
@@ -309,6 +315,10 @@ impl Heartbeats for Control {
         };
         pb::HeartbeatResponse { answer: Some(answer) }
     }
+}
+
+fn is_member(meta: &Meta, node: NodeId) -> bool {
+    meta.members().iter().any(|member| member.node == node)
 }
 
 fn not_leader(meta: &Meta) -> Answer {
