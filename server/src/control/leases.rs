@@ -73,10 +73,10 @@ impl Leases {
         Ok(())
     }
 
-    /// How long ago the incarnation was last granted something, or since this term began if it was nothing yet.
+    /// How long ago the incarnation was last granted something, or was seen first, or this term began.
     pub fn silence(&self, life: Life, now: Instant) -> Duration {
-        let last = self.granted.get(&life).copied().unwrap_or(self.since);
-        now.duration_since(last.max(self.since))
+        let heard = self.heard.get(&life).copied().unwrap_or(self.since);
+        now.duration_since(heard)
     }
 
     /// Whether anything may be given to the incarnation.
@@ -103,8 +103,7 @@ impl Leases {
     /// has run out, so that its channels are free.
     pub fn retire(&mut self, life: Life, now: Instant) -> bool {
         self.condemned.insert(life);
-        let heard = self.heard.get(&life).copied().unwrap_or(self.since);
-        now.duration_since(heard) > self.timing.expires_after()
+        self.silence(life, now) > self.timing.expires_after()
     }
 
     /// Forgets lives that metadata no longer knows as owners or nodes.
