@@ -1,5 +1,7 @@
 //! Three nodes of one cell in one process, over real connections.
 
+#[path = "cluster/broken_disk.rs"]
+mod broken_disk;
 #[path = "cluster/cell.rs"]
 mod cell;
 #[path = "cluster/cut_off.rs"]
