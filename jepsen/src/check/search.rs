@@ -11,15 +11,18 @@
 //! - What is left to find is which appends of unknown outcome fill the gaps between places, in which order. Such an
 //!   append may go anywhere behind its start: before an operation at place `p` it fits if it began before the first
 //!   end of all operations from `p` on. Reads tell right from wrong soon, by the hash of the whole stream.
-//! - Behind the last read that shows a hash, batches of equal length and conditions cannot be told apart, and only the
-//!   first of them is tried.
+//! - Where no two records of a history have one hash, a read settles everything before it: what it saw is what happened,
+//!   and no other way to the same hash needs to be tried.
+//! - Behind the last read, batches of equal length and conditions cannot be told apart, and only one of them is tried.
+//!
+//! An append that fills a gap by itself is tried first, the latest one before others: that is how it mostly was.
 //!
 //! Configurations are remembered by a 128-bit hash, 16 bytes each, and there is a bound to how many.
 
 use std::collections::HashSet;
 
 use super::operations::{Kind, Operation};
-use crate::model::{Batch, State};
+use crate::model::{Batch, State, Token};
 
 /// Configurations that are remembered; with all else, well under 2 GiB.
 pub const CONFIGURATIONS_MAX: usize = 50_000_000;
@@ -66,6 +69,8 @@ struct Search<'a> {
     hashes_until: usize,
     /// Appends of unknown outcome, in the order in which they began.
     unknown: Vec<Unknown<'a>>,
+    /// No record hash is there twice.
+    distinct: bool,
     /// Index in `known` of the first operation that fits nowhere, whatever is filled in, and why.
     impossible: Option<(usize, String)>,
 }
@@ -83,6 +88,8 @@ struct Unknown<'a> {
     batch: &'a Batch,
     /// Stands for it in the hash of a set.
     mark: u128,
+    /// Stands for all batches that differ in nothing but their records.
+    class: u128,
 }
 
 /// Where the search stands.
@@ -98,6 +105,27 @@ struct Choice {
     before: Point,
     order_len: usize,
     chosen: usize,
+    turn: usize,
+}
+
+/// Which unknown outcomes are in the order.
+struct Used {
+    is: Vec<bool>,
+    /// Hash of which they are.
+    set: u128,
+    /// Hash of how many of each class there are.
+    classes: u128,
+}
+
+impl Used {
+    fn toggle(&mut self, index: usize, it: &Unknown<'_>, is_used: bool) {
+        self.is[index] = is_used;
+        self.set ^= it.mark;
+        self.classes = match is_used {
+            true => self.classes.wrapping_add(it.class),
+            false => self.classes.wrapping_sub(it.class),
+        };
+    }
 }
 
 impl<'a> Search<'a> {
@@ -112,6 +140,7 @@ impl<'a> Search<'a> {
                         began: operation.began,
                         batch,
                         mark: mark(index as u64),
+                        class: class(batch),
                     });
                     continue;
                 }
@@ -148,6 +177,7 @@ impl<'a> Search<'a> {
             records,
             hashes_until: known.iter().rposition(reads).map_or(0, |last| last + 1),
             impossible: impossible(operations, &known),
+            distinct: distinct(operations),
             known,
             unknown,
         })
@@ -159,8 +189,11 @@ impl<'a> Search<'a> {
             state: State::default(),
         };
         let mut order: Vec<usize> = Vec::new();
-        let mut used = vec![false; self.unknown.len()];
-        let mut used_hash = 0u128;
+        let mut used = Used {
+            is: vec![false; self.unknown.len()],
+            set: 0,
+            classes: 0,
+        };
         let mut choices: Vec<Choice> = Vec::new();
         let mut visited = HashSet::new();
         let mut furthest: Option<(usize, Blocked)> = None;
@@ -169,7 +202,8 @@ impl<'a> Search<'a> {
             .as_ref()
             .map_or(self.known.len(), |(index, _)| *index);
         loop {
-            let mut stuck = self.advance(goal, &mut point, &mut order);
+            let settled = point.done;
+            let mut stuck = self.advance(goal, &mut point, &mut order).err();
             if point.done == goal {
                 return match &self.impossible {
                     None => Found::Order(order),
@@ -181,45 +215,45 @@ impl<'a> Search<'a> {
                     }),
                 };
             }
+            if self.distinct && self.known[settled..point.done].iter().any(|it| self.is_read(it)) {
+                choices.clear();
+                visited.clear();
+            }
             // The next candidate to try here, or behind the last choice that has another one.
-            let mut from = 0;
+            let mut turn = 0;
             if stuck.is_none() {
                 if visited.len() >= configurations_max {
                     return Found::Undecided;
                 }
-                if !visited.insert(used_hash ^ self.configuration(point)) {
-                    from = self.unknown.len();
+                if !visited.insert(self.configuration(point, &used)) {
+                    turn = usize::MAX;
                 }
             }
             loop {
                 let candidate = match stuck {
                     Some(_) => None,
-                    None => self.candidate(point, &used, from),
+                    None => self.candidate(point, &used, turn),
                 };
-                if let Some(chosen) = candidate {
+                if let Some((turn, chosen)) = candidate {
                     let it = &self.unknown[chosen];
-                    let state = point
-                        .state
-                        .append(it.batch)
-                        .expect("a candidate's conditions hold");
+                    let state = point.state.append(it.batch);
                     choices.push(Choice {
                         before: point,
                         order_len: order.len(),
                         chosen,
+                        turn,
                     });
                     order.push(it.operation);
-                    used[chosen] = true;
-                    used_hash ^= it.mark;
-                    point.state = state;
+                    used.toggle(chosen, it, true);
+                    point.state = state.expect("a candidate's conditions hold");
                     break;
                 }
                 if furthest.as_ref().is_none_or(|(done, _)| point.done > *done) {
-                    let reason = stuck.take().unwrap_or_else(|| self.gap(point));
                     let blocked = Blocked {
                         order: order.clone(),
                         state: point.state,
                         operation: self.known[point.done].operation,
-                        reason,
+                        reason: stuck.take().unwrap_or_else(|| self.gap(point)),
                     };
                     furthest = Some((point.done, blocked));
                 }
@@ -227,63 +261,70 @@ impl<'a> Search<'a> {
                     let (_, blocked) = furthest.expect("the search was blocked somewhere");
                     return Found::Nothing(blocked);
                 };
-                used[choice.chosen] = false;
-                used_hash ^= self.unknown[choice.chosen].mark;
+                used.toggle(choice.chosen, &self.unknown[choice.chosen], false);
                 order.truncate(choice.order_len);
                 point = choice.before;
                 stuck = None;
-                from = choice.chosen + 1;
+                turn = choice.turn + 1;
             }
         }
     }
 
-    /// Puts operations of known outcome in order, up to `goal`, as long as nothing has to be filled in. `Some` if this
-    /// cannot go on, whatever is filled in.
-    fn advance(&self, goal: usize, point: &mut Point, order: &mut Vec<usize>) -> Option<String> {
+    fn is_read(&self, known: &Known) -> bool {
+        matches!(self.operations[known.operation].kind, Kind::Read { .. })
+    }
+
+    /// Puts operations of known outcome in order, up to `goal`, as long as nothing has to be filled in. An error if
+    /// this cannot go on, whatever is filled in.
+    fn advance(&self, goal: usize, point: &mut Point, order: &mut Vec<usize>) -> Result<(), String> {
         while point.done < goal && self.known[point.done].place == point.state.tail {
             let index = self.known[point.done].operation;
             let state = point.state;
             match &self.operations[index].kind {
                 Kind::CheckTail { .. } => {}
                 Kind::Read { stream_hash, .. } if *stream_hash == state.stream_hash => {}
-                Kind::Read { .. } => return Some("it read other records than were appended".into()),
+                Kind::Read { .. } => return Err("it read other records than were appended".into()),
                 Kind::Append { batch, .. } => {
                     if !self.shown(state.tail, batch) {
-                        return Some("other records are at its place".into());
+                        return Err("other records are at its place".into());
                     }
                     match state.append(batch) {
                         Some(behind) => point.state = behind,
-                        None => return Some("it carried a fencing token that was not in force".into()),
+                        None => return Err("it carried a fencing token that was not in force".into()),
                     }
                 }
             }
             order.push(index);
             point.done += 1;
         }
-        None
+        Ok(())
     }
 
-    /// The first unknown outcome from `from` on that can come next.
-    fn candidate(&self, point: Point, used: &[bool], from: usize) -> Option<usize> {
+    /// The first unknown outcome from the given turn on that can come next, with its turn. First all that fill the
+    /// gap alone have their turn, then all others, the latest of each first.
+    fn candidate(&self, point: Point, used: &Used, from: usize) -> Option<(usize, usize)> {
         let next = &self.known[point.done];
         let room = next.place - point.state.tail;
-        let fits = |index: &usize| {
-            let it = &self.unknown[*index];
-            !used[*index]
+        let fits = |index: usize| {
+            let it = &self.unknown[index];
+            !used.is[index]
                 && it.began < next.ends_first
                 && it.batch.len() <= room
                 && point.state.admits(it.batch)
                 && self.shown(point.state.tail, it.batch)
         };
+        let count = self.unknown.len();
         let blind = point.done >= self.hashes_until;
-        let same = |a: &Batch, b: &Batch| {
-            (a.len(), a.sets, a.token, a.match_seq_num) == (b.len(), b.sets, b.token, b.match_seq_num)
+        let twin = |index: usize| {
+            let later = index + 1..count;
+            let alike = |other: &usize| self.unknown[*other].class == self.unknown[index].class;
+            later.filter(alike).any(fits)
         };
-        (from..self.unknown.len()).filter(fits).find(|index| {
-            // Where hashes decide nothing, of several that are alike the first is as good as any.
-            let batch = self.unknown[*index].batch;
-            let twin = |other: &usize| same(self.unknown[*other].batch, batch) && fits(other);
-            !blind || !(0..*index).any(|other| twin(&other))
+        (from..2 * count).find_map(|turn| {
+            let index = count - 1 - turn % count;
+            let alone = self.unknown[index].batch.len() == room;
+            let its_turn = alone == (turn < count) && fits(index) && !(blind && twin(index));
+            its_turn.then_some((turn, index))
         })
     }
 
@@ -296,15 +337,15 @@ impl<'a> Search<'a> {
         shown[..len] == batch.record_hashes[..len]
     }
 
-    fn configuration(&self, point: Point) -> u128 {
-        let hash = match point.done < self.hashes_until {
-            true => point.state.stream_hash,
-            false => 0,
+    fn configuration(&self, point: Point, used: &Used) -> u128 {
+        let (hash, used) = match point.done < self.hashes_until {
+            true => (point.state.stream_hash, used.set),
+            false => (0, used.classes),
         };
         let token = u64::from(point.state.token.0) << 32;
-        mark(hash).rotate_left(1)
+        used ^ mark(hash).rotate_left(1)
             ^ mark(point.state.tail).rotate_left(2)
-            ^ mark(token | point.done as u64).rotate_left(3)
+            ^ mark(token ^ point.done as u64).rotate_left(3)
     }
 
     fn gap(&self, point: Point) -> String {
@@ -344,6 +385,29 @@ fn impossible(operations: &[Operation], known: &[Known]) -> Option<(usize, Strin
         }
     }
     None
+}
+
+fn distinct(operations: &[Operation]) -> bool {
+    let mut seen = HashSet::new();
+    operations.iter().all(|operation| match &operation.kind {
+        Kind::Append { batch, .. } => batch.record_hashes.iter().all(|hash| seen.insert(*hash)),
+        _ => true,
+    })
+}
+
+/// The same for batches that differ in nothing but their records.
+fn class(batch: &Batch) -> u128 {
+    let token = |token: Option<Token>| token.map_or(0, |token| u64::from(token.0) + 1);
+    [
+        batch.len(),
+        token(batch.sets),
+        token(batch.token),
+        batch.match_seq_num.map_or(0, |seq_num| seq_num + 1),
+    ]
+    .into_iter()
+    .fold(1, |class: u128, part| {
+        mark(part ^ (class >> 64) as u64 ^ class as u64)
+    })
 }
 
 /// 128 bits that look random, the same for the same number (SplitMix64, twice).

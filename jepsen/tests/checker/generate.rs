@@ -16,6 +16,8 @@ pub struct Plan {
     pub reads_percent: u32,
     pub conditions: bool,
     pub records_max: usize,
+    /// How many operations go by before bodies come again.
+    pub bodies: usize,
 }
 
 struct Stream {
@@ -101,6 +103,7 @@ impl Stream {
             return Start::CheckTail;
         }
         let records = rng.random_range(0..plan.records_max) + 1;
+        let number = number % plan.bodies;
         let hashes = (0..records).map(|record| record_hash(format!("{number}/{record}").as_bytes()));
         let mut append = Append::of(hashes.collect());
         if plan.conditions {
