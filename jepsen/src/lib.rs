@@ -7,5 +7,8 @@
 
 pub mod check;
 pub mod history;
+pub mod live;
 pub mod model;
+pub mod nemesis;
 pub mod recorder;
+pub mod workload;
