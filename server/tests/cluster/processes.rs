@@ -12,9 +12,9 @@ use crate::cell::{PATIENCE, free_ports};
 
 const BASIN: &str = "killed-nodes";
 
-struct Process {
-    http: SocketAddr,
-    child: Child,
+pub struct Process {
+    pub http: SocketAddr,
+    pub child: Child,
 }
 
 impl Drop for Process {
@@ -47,7 +47,7 @@ fn start(dir: &Path, ports: &[u16], node: usize) -> Process {
     Process { http, child }
 }
 
-async fn ready(client: &reqwest::Client, node: &Process) {
+pub async fn ready(client: &reqwest::Client, node: &Process) {
     let deadline = Instant::now() + PATIENCE;
     let url = format!("http://{}/health", node.http);
     loop {
