@@ -142,6 +142,9 @@ pub struct RegisterNode {
 pub struct ExpireNode {
     pub node: NodeId,
     pub incarnation: Incarnation,
+    /// The term whose leader granted it nothing for long enough. Refused in another, where somebody else may have. 0 in
+    /// entries that were stored without.
+    pub term: u64,
 }
 
 /// Creates a channel without owner, at epoch 0. The same class again is no change; another is refused.

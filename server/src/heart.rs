@@ -21,6 +21,9 @@ use crate::peer::directory::Peers;
 use crate::peer::pb::{self, heartbeat_response::Answer};
 use crate::peer::serve::Heartbeats;
 
+/// A heartbeat that was not granted is tried again after this part of the interval.
+const RETRIES_PER_BEAT: u32 = 4;
+
 /// One life of the node.
 pub struct Heart {
     pub node: NodeId,
@@ -84,6 +87,7 @@ impl Heart {
                     return Err(Over);
                 }
                 Some(Answer::NotLeader(_)) | None => {
+                    beats.reset_after(every / RETRIES_PER_BEAT);
                     if !silent && !self.lease.is_valid() {
                         silent = true;
                         tracing::warn!(

@@ -294,6 +294,7 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
         waiting: Waiting::default(),
         lease: parts.lease.clone(),
         stuck_after: parts.stuck_after,
+        confirmed: None,
     };
     task.close_leftovers(taken.deleting);
     parts.channels.insert(Owned { epoch, handle, stats });
@@ -302,6 +303,7 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
     match ended {
         Ended::Stopped { sealed_end } => Gone::Stopped(epoch, sealed_end),
         Ended::Fenced(by) => Gone::Fenced(epoch, format!("{by:?}")),
+        Ended::Replaced(later) => Gone::Fenced(epoch, format!("epoch {later}")),
         Ended::Stuck => Gone::Stuck(epoch),
     }
 }

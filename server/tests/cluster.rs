@@ -4,9 +4,13 @@
 mod admin;
 #[path = "cluster/cell.rs"]
 mod cell;
+#[path = "cluster/cut_off.rs"]
+mod cut_off;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/forwarding.rs"]
 mod forwarding;
 #[path = "cluster/processes.rs"]
 mod processes;
+#[path = "cluster/wire.rs"]
+mod wire;

@@ -141,9 +141,15 @@ impl Control {
     async fn tick(&self) -> Result<(), MetaError> {
         let meta = &self.shared.meta;
         let (nodes, channels) = (meta.state().nodes()?, meta.state().channels()?);
-        for (node, incarnation) in self.ended(&nodes, &channels) {
+        let (term, ended) = self.ended(&nodes, &channels);
+        for (node, incarnation) in ended {
             tracing::warn!(%node, %incarnation, "the node is silent, and what it was granted has run out: its channels are free");
-            meta.propose(ExpireNode { node, incarnation }).await?;
+            let expire = ExpireNode {
+                node,
+                incarnation,
+                term,
+            };
+            meta.propose(expire).await?;
         }
         self.create_channels(&nodes, &channels).await?;
         match self.term().as_mut() {
@@ -152,12 +158,12 @@ impl Control {
         }
     }
 
-    /// Lives to be expired. They are granted nothing any more from now on.
-    fn ended(&self, nodes: &[NodeRecord], channels: &[ChannelRecord]) -> Vec<Life> {
+    /// Lives to be expired, and the term for which that holds. They are granted nothing any more from now on.
+    fn ended(&self, nodes: &[NodeRecord], channels: &[ChannelRecord]) -> (u64, Vec<Life>) {
         let now = Instant::now();
         let mut term = self.term();
         let Some(term) = term.as_mut() else {
-            return Vec::new();
+            return (0, Vec::new());
         };
         let living: BTreeSet<Life> = nodes
             .iter()
@@ -174,7 +180,7 @@ impl Control {
         let replaced = owners.difference(&living);
         ended.extend(replaced.filter(|life| term.leases.retire(**life, now)));
         term.leases.forget(&living.union(&owners).copied().collect());
-        ended
+        (term.number, ended)
     }
 
     async fn create_channels(

@@ -7,10 +7,7 @@ use millrace_api::id::{ChannelId, Epoch, NodeId};
 use millrace_raft::query::NodeRecord;
 use tokio::time::Instant;
 
-use super::{Control, TICKS_PER_TTL};
-
-/// Heartbeats that may be missed before a node is called silent.
-const MISSED_MAX: u32 = 3;
+use super::{Control, HEARTBEATS_MISSED_MAX};
 
 /// One life of a node, as the leader sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +26,7 @@ impl Control {
     /// The registered lives among `nodes` that are not over; `None` where this node does not lead.
     pub fn observed_nodes(&self, nodes: &[NodeRecord]) -> Option<BTreeMap<NodeId, ObservedNode>> {
         let now = Instant::now();
-        let silence_max = self.shared.timing.ttl / TICKS_PER_TTL * MISSED_MAX;
+        let silence_max = self.heartbeat_interval() * HEARTBEATS_MISSED_MAX;
         let term = self.term();
         let term = term.as_ref()?;
         let living = nodes.iter().filter(|node| !node.expired);
