@@ -1,4 +1,5 @@
-//! Generates the gRPC services: the public ones, whose messages are those of `millrace-api`, and those between nodes.
+//! Generates the gRPC services: the public ones, whose messages are those of `millrace-api`, those between nodes,
+//! and those for operators.
 
 use std::path::PathBuf;
 
@@ -25,13 +26,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(false)
         .out_dir(clients)
         .compile_fds(files)?;
-    between_nodes()
+    among_nodes()
 }
 
-/// What nodes say to each other, both sides of it.
-fn between_nodes() -> Result<(), Box<dyn std::error::Error>> {
+/// What nodes say to each other and operators to nodes, both sides of it.
+fn among_nodes() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(["millrace/peer/v1/peer.proto"], ["proto"])?;
+    let services = ["millrace/admin/v1/admin.proto", "millrace/peer/v1/peer.proto"];
+    let files = protox::compile(services, ["proto"])?;
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".")

@@ -29,6 +29,19 @@ macro_rules! commands {
             pub fn name(&self) -> &'static str {
                 match self { $(Command::$name(_) => stringify!($name)),* }
             }
+
+            /// Whether it may change which channels there are, who owns them, or whether they serve.
+            pub fn concerns_channels(&self) -> bool {
+                matches!(
+                    self,
+                    Command::RegisterNode(_)
+                        | Command::ExpireNode(_)
+                        | Command::CreateChannel(_)
+                        | Command::AssignChannel(_)
+                        | Command::ReleaseChannels(_)
+                        | Command::ActivateChannel(_)
+                )
+            }
         }
 
         $(
@@ -129,6 +142,9 @@ pub struct RegisterNode {
 pub struct ExpireNode {
     pub node: NodeId,
     pub incarnation: Incarnation,
+    /// The term whose leader granted it nothing for long enough. Refused in another, where somebody else may have. 0 in
+    /// entries that were stored without.
+    pub term: u64,
 }
 
 /// Creates a channel without owner, at epoch 0. The same class again is no change; another is refused.

@@ -177,6 +177,22 @@ impl<'a> View<'a> {
             .collect()
     }
 
+    /// How many streamlets are open on a channel, deleting ones included. Reads one short row for each.
+    pub fn open_streamlets_count(&self, channel: ChannelId) -> Result<usize, StoreError> {
+        let prefix = channel.0.to_be_bytes();
+        let (mut count, mut after) = (0, None);
+        loop {
+            let step = self
+                .state
+                .rows::<ChannelStreamlets>(&prefix, after.as_deref(), STEP)?;
+            count += step.len();
+            match step.last() {
+                Some((last, _)) if step.len() == STEP => after = Some(ChannelStreamlets::key(last)),
+                _ => return Ok(count),
+            }
+        }
+    }
+
     pub fn deleting_basins(&self) -> Result<Vec<DeletingBasinRecord>, StoreError> {
         self.all::<DeletingBasins>(&[])?
             .into_iter()
@@ -354,6 +370,7 @@ at_one_moment! {
     channel(channel: ChannelId) -> Option<ChannelRecord>;
     channels() -> Vec<ChannelRecord>;
     open_streamlets(channel: ChannelId) -> Vec<ChannelStreamlet>;
+    open_streamlets_count(channel: ChannelId) -> usize;
     deleting_basins() -> Vec<DeletingBasinRecord>;
     deleting_streams(after: Option<DeletingCursor>, limit: usize) -> Vec<DeletingStreamRecord>;
     checksum() -> u32;

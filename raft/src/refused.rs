@@ -32,6 +32,9 @@ pub enum Refused {
     CellInitialized { cell_id: u128 },
     #[error("zone {zone} is registered with gen {registered}")]
     ZoneRegistered { zone: u32, registered: ZoneGen },
+    /// Only the leader of a term knows what it granted in it.
+    #[error("the term in which this was judged is over")]
+    TermOver,
     #[error("node {0} is not registered")]
     NodeUnknown(NodeId),
     #[error("incarnation {incarnation} of node {node} has ended")]
@@ -109,7 +112,8 @@ impl Refused {
             | Refused::NotFlushed
             | Refused::StreamletOpen { .. }
             | Refused::BasinNotEmpty(_)
-            | Refused::NotDeleting => ErrorCode::HotServer,
+            | Refused::NotDeleting
+            | Refused::TermOver => ErrorCode::HotServer,
         }
     }
 }

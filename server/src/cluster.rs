@@ -19,10 +19,12 @@ use millrace_raft::group::{Blocking, Fresh, GroupRuntime, MemberSlot, Meta, Meta
 use millrace_raft::grpc::{self, Connect, GrpcTransport, Tls, TlsError};
 use millrace_raft::identity::{ClusterId, DirectoryId, PeerAddress};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::admin::pb::admin_server::AdminServer;
+use crate::admin::service::{AdminService, AdminSlot};
 use crate::channel::recovery::Owner;
 use crate::control::Control;
 use crate::control::leases::LeaseTiming;
@@ -35,6 +37,8 @@ use crate::peer::directory::{MESSAGE_MAX, Peers};
 use crate::peer::pb::peer_server::PeerServer;
 use crate::peer::serve::PeerService;
 
+/// How long a node that is to stop tries to tell the leader so, before it gives its channels back all the same.
+const DEPARTURE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, or a registration that the group did not take.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -81,6 +85,8 @@ pub enum ClusterError {
 /// The way to the other nodes of the cluster.
 pub struct Cluster {
     pub meta: Meta,
+    /// What operators are answered with, beside metadata.
+    pub admin: AdminSlot,
     config: ClusterConfig,
     env: Env,
     slot: MemberSlot,
@@ -97,9 +103,15 @@ impl Cluster {
         let transport =
             GrpcTransport::new(Connector(env.clone()), tls.clone(), slot.clone(), runtime.clone());
         let listener = listen(&env, config.cluster_addr).await?;
+        let admin = AdminSlot::default();
+        let service = AdminService {
+            cluster: config.name.clone(),
+            member: slot.clone(),
+            node: admin.clone(),
+        };
         runtime.spawn(grpc::serve(
             accepted(listener),
-            grpc::service(slot.clone()),
+            grpc::service(slot.clone()).add_service(AdminServer::new(service)),
             slot.clone(),
             tls.clone(),
         ));
@@ -134,6 +146,7 @@ impl Cluster {
         }
         Ok(Self {
             meta,
+            admin,
             config,
             env,
             slot,
@@ -195,7 +208,8 @@ async fn listen(env: &Env, addr: SocketAddr) -> Result<Box<dyn Listener>, Cluste
     listener.map_err(|cause| ClusterError::Listen { addr, cause })
 }
 
-fn read_tls(files: &TlsFiles) -> Result<Tls, ClusterError> {
+/// The identity that the files hold.
+pub(crate) fn read_tls(files: &TlsFiles) -> Result<Tls, ClusterError> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|cause| ClusterError::File {
             path: path.clone(),
@@ -220,7 +234,8 @@ fn accepted(listener: Box<dyn Listener>) -> impl Stream<Item = io::Result<BoxedI
     })
 }
 
-struct Connector(Env);
+/// Connections as the environment makes them.
+pub(crate) struct Connector(pub Env);
 
 #[async_trait]
 impl Connect for Connector {
@@ -285,6 +300,7 @@ impl Lives {
         let lease = Lease::granted_by_leader(self.env.ambient.clone(), self.margin);
         let (wanted, wants) = watch::channel(Wanted::default());
         let (avoids, avoid) = watch::channel(BTreeSet::new());
+        let (told, mut departure) = watch::channel(false);
         let parts = Parts {
             lease: lease.clone(),
             ..self.parts.clone()
@@ -305,9 +321,10 @@ impl Lives {
             wanted,
             avoid,
             lifecycle: self.lifecycle.clone(),
+            told,
         };
         // The heart beats until the channels have stopped: what they still answer needs the lease.
-        let (stop_owning, stop_heart) = (stop.child_token(), CancellationToken::new());
+        let (stop_owning, stop_heart) = (CancellationToken::new(), CancellationToken::new());
         let ownership = Ownership::new(parts, owner, wants, avoids).run(stop_owning.clone());
         let ownership = async {
             let ended = ownership.await;
@@ -319,7 +336,17 @@ impl Lives {
             stop_owning.cancel();
             beaten
         };
-        let (owned, beaten) = tokio::join!(ownership, heart);
+        // A leader that does not know it would give the channels back to this node.
+        let depart = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = stop_owning.cancelled() => return,
+            }
+            // Whatever came of it: the node stops.
+            let _ = timeout(DEPARTURE_TIMEOUT, departure.wait_for(|told| *told)).await;
+            stop_owning.cancel();
+        };
+        let (owned, beaten, ()) = tokio::join!(ownership, heart, depart);
         if let Err(trouble) = owned {
             tracing::error!(?trouble, "a channel has failed; the node begins anew");
         }

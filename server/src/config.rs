@@ -13,6 +13,9 @@ use crate::cluster::ClusterConfig;
 
 mod cluster;
 
+pub use self::cluster::NAME_DEFAULT as CLUSTER_NAME_DEFAULT;
+pub(crate) use self::cluster::parse_peers;
+
 /// Every setting, each of them optional: one level of precedence.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

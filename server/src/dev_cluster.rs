@@ -16,6 +16,8 @@ use tokio::sync::mpsc;
 
 /// Members of the metadata group listen so many ports above the HTTP API of their node.
 const CLUSTER_PORT_DISTANCE: u16 = 1000;
+/// The cluster's name.
+const CLUSTER: &str = "dev";
 /// Nodes of which a majority is left when one dies, up to the most that vote.
 const NODES_MAX: u16 = 9;
 
@@ -49,7 +51,7 @@ pub async fn run(
         running.push(start(number, nodes, &data_dir, first_http, &lines)?);
     }
     drop(lines);
-    announce(&running, &data_dir);
+    announce(&running, &data_dir, at(first_http, CLUSTER_PORT_DISTANCE));
     tokio::pin!(stop);
     let mut stopping = false;
     loop {
@@ -90,7 +92,7 @@ fn start(
     let mut process = Command::new(std::env::current_exe().context("cannot find this program")?)
         .arg("server")
         .args(["--node-id", &number.to_string()])
-        .args(["--cluster", "dev"])
+        .args(["--cluster", CLUSTER])
         .args(["--peers", &peers.join(",")])
         .args(["--cluster-addr", &cluster(number).to_string()])
         .arg("--cluster-plain")
@@ -147,7 +149,7 @@ fn end(node: &Node) {
     }
 }
 
-fn announce(nodes: &[Node], data_dir: &Path) {
+fn announce(nodes: &[Node], data_dir: &Path, cluster: SocketAddr) {
     println!("{} nodes, data in {}", nodes.len(), data_dir.display());
     for node in nodes {
         let pid = node.process.id().unwrap_or_default();
@@ -158,6 +160,9 @@ fn announce(nodes: &[Node], data_dir: &Path) {
             r#"
 Every node serves every stream. With the s2 command:
   export S2_ACCOUNT_ENDPOINT=http://{0} S2_BASIN_ENDPOINT=http://{0} S2_ACCESS_TOKEN=local
+
+How the cluster is, from another terminal:
+  millrace cluster status --cluster {CLUSTER} --cluster-plain --node {cluster}
 
 Kill one and see the others go on; start it again with Ctrl-C and the same command. Ctrl-C stops all.
 "#,

@@ -21,6 +21,9 @@ use crate::peer::directory::Peers;
 use crate::peer::pb::{self, heartbeat_response::Answer};
 use crate::peer::serve::Heartbeats;
 
+/// A heartbeat that was not granted is tried again after this part of the interval.
+const RETRIES_PER_BEAT: u32 = 4;
+
 /// One life of the node.
 pub struct Heart {
     pub node: NodeId,
@@ -35,6 +38,8 @@ pub struct Heart {
     pub wanted: watch::Sender<Wanted>,
     pub avoid: watch::Receiver<BTreeSet<ChannelId>>,
     pub lifecycle: Lifecycle,
+    /// Set when a leader knows that the node is about to stop.
+    pub told: watch::Sender<bool>,
 }
 
 /// The group has expired this life, or another process lives it.
@@ -49,13 +54,21 @@ impl Heart {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rates = Rates::default();
         let mut silent = false;
+        let (mut channels, mut leadership) = (self.meta.channels_changed(), self.meta.leadership());
+        let mut draining = false;
         loop {
             tokio::select! {
                 _ = beats.tick() => {}
+                // There may be a channel to take over, or another leader that knows nothing of this node yet.
+                Ok(()) = channels.changed() => {}
+                Ok(()) = leadership.changed() => {}
+                () = self.lifecycle.drained(), if !draining => {}
                 () = stop.cancelled() => return Ok(()),
             }
+            draining = self.lifecycle.is_draining();
             let sent = self.env.boot();
             let request = self.request(&mut rates);
+            let tells = draining;
             let answer = tokio::select! {
                 answer = self.ask(request, every * 2) => answer,
                 () = stop.cancelled() => return Ok(()),
@@ -65,12 +78,16 @@ impl Heart {
                     self.lease.grant(sent, Duration::from_millis(granted.ttl_ms));
                     self.act_upon(granted);
                     silent = false;
+                    if tells {
+                        self.told.send_replace(true);
+                    }
                 }
                 Some(Answer::Ended(_)) => {
                     self.lease.give_up();
                     return Err(Over);
                 }
                 Some(Answer::NotLeader(_)) | None => {
+                    beats.reset_after(every / RETRIES_PER_BEAT);
                     if !silent && !self.lease.is_valid() {
                         silent = true;
                         tracing::warn!(
@@ -108,7 +125,7 @@ impl Heart {
             incarnation: self.incarnation.to_bytes().to_vec().into(),
             channels: loads.collect(),
             avoid: self.avoid.borrow().iter().map(|channel| channel.0).collect(),
-            draining: self.lifecycle.is_draining(),
+            draining: self.lifecycle.is_draining() || self.lifecycle.is_aside(),
         }
     }
 

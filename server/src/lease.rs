@@ -23,6 +23,8 @@ struct Granted {
     margin: Duration,
     /// On the boot clock, in nanoseconds; 0 without a lease.
     until: AtomicU64,
+    /// When the last heartbeat that was granted was sent, on the boot clock, in nanoseconds.
+    heard: AtomicU64,
     /// Wall clock less boot clock at the last grant, in milliseconds.
     apart_ms: AtomicI64,
     renewed: Notify,
@@ -36,10 +38,12 @@ impl Lease {
 
     /// For a member of a cluster; not valid before the first grant.
     pub fn granted_by_leader(ambient: Arc<dyn Ambient>, margin: Duration) -> Self {
+        let now = nanos(ambient.boot());
         Self(Some(Arc::new(Granted {
             ambient,
             margin,
             until: AtomicU64::new(0),
+            heard: AtomicU64::new(now),
             apart_ms: AtomicI64::new(0),
             renewed: Notify::new(),
         })))
@@ -58,7 +62,20 @@ impl Lease {
         let Some(granted) = &self.0 else { return };
         granted.apart_ms.store(granted.apart_now(), Ordering::Release);
         granted.until.fetch_max(nanos(sent + ttl), Ordering::AcqRel);
+        granted.heard.fetch_max(nanos(sent), Ordering::AcqRel);
         granted.renewed.notify_waiters();
+    }
+
+    /// Whether a grant was asked for within this time and given, or this life has not lasted longer. A process that
+    /// slept through it, and may have been replaced meanwhile, finds out here.
+    pub fn heard_within(&self, horizon: Duration) -> bool {
+        match &self.0 {
+            None => true,
+            Some(granted) => {
+                let heard = Duration::from_nanos(granted.heard.load(Ordering::Acquire));
+                granted.ambient.boot().saturating_sub(heard) <= horizon
+            }
+        }
     }
 
     /// Gives the right up until the next grant.
@@ -161,6 +178,19 @@ mod tests {
         assert!(lease.is_valid());
         clocks.advance(1);
         assert!(!lease.is_valid());
+    }
+
+    #[test]
+    fn a_sleep_without_a_grant_is_noticed() {
+        let (clocks, lease) = lease();
+        assert!(lease.heard_within(TTL), "its life has just begun");
+        clocks.advance(3001);
+        assert!(!lease.heard_within(TTL));
+        lease.grant(clocks.boot(), TTL);
+        clocks.advance(3000);
+        assert!(lease.heard_within(TTL) && !lease.is_valid());
+        clocks.advance(1);
+        assert!(!lease.heard_within(TTL));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`node::Node`] is the one place where a node is wired; the command line, tests and simulations all start there,
 //! each with its own [`env::Env`].
 
+pub mod admin;
 pub mod bench;
 pub mod channel;
 pub mod channels;

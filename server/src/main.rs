@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use millrace_server::admin;
+use millrace_server::admin::args::ClusterArgs;
 use millrace_server::bench;
 use millrace_server::bench::args::BenchArgs;
 use millrace_server::config::{
@@ -34,6 +36,7 @@ enum Command {
     Dev(DevArgs),
     /// Start a node with everything set by flag, environment (MILLRACE_*) or TOML file, in this order of precedence
     Server(Box<ServerArgs>),
+    Cluster(Box<ClusterArgs>),
     Bench(Box<BenchArgs>),
 }
 
@@ -96,6 +99,11 @@ fn main() -> ExitCode {
             .settings()
             .map_err(Into::into)
             .and_then(|settings| run_node(settings, false)),
+        Command::Cluster(args) => match run_operator(*args) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
         Command::Bench(args) => run_bench(*args),
     };
     match done {
@@ -111,6 +119,13 @@ fn run_bench(args: BenchArgs) -> anyhow::Result<()> {
     let plan = args.plan(Env::system().random_u128() as u64)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(bench::run(plan))
+}
+
+fn run_operator(args: ClusterArgs) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(admin::command::run(args, Env::system()))
 }
 
 fn run_cluster(args: DevArgs) -> anyhow::Result<()> {

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::service::AdminParts;
 use crate::channel::recovery::{Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
 use crate::channels::Channels;
@@ -40,6 +41,9 @@ use crate::tls::{self, TlsError};
 
 /// A channel that storage takes nothing of for this long is left to another node.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a node that is to stop waits for another to lead.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A node that is alone.
 const NODE: NodeId = NodeId(1);
@@ -258,6 +262,12 @@ impl Node {
     async fn stop(mut self, clients_timeout: Duration) {
         self.lifecycle.drain();
         self.stop_tasks.cancel();
+        // The others need not find out by themselves that their leader has gone.
+        match tokio::time::timeout(HAND_OVER_TIMEOUT, self.meta.hand_over()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!(%error, "the lead was not handed over; the others elect one"),
+            Err(_) => tracing::info!("the lead was not handed over in time; the others elect one"),
+        }
         self.http.stop(clients_timeout).await;
         self.stop_channels.cancel();
         if !self.ownership.is_finished()
@@ -346,6 +356,11 @@ impl Among<'_> {
             heartbeats: Arc::new(control.clone()),
         };
         let service = PeerService::new(answering, stop.clone());
+        let parts_for_operators = AdminParts {
+            control: control.clone(),
+            lifecycle: lifecycle.clone(),
+        };
+        cluster.admin.fill(parts_for_operators, stop.clone());
         let address = cluster.serve(service, stop).await?;
         let lives = Lives {
             node: settings.node,

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use millrace_api::id::{ChannelId, Epoch, ZoneGen};
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch, ZoneGen};
 use millrace_raft::command::{ReleaseChannels, ReleasedChannel};
 use millrace_raft::group::Meta;
 use millrace_wal::Wal;
@@ -68,7 +68,7 @@ pub struct Ownership {
 
 /// How a channel left this node.
 enum Gone {
-    Stopped(Epoch),
+    Stopped(Epoch, Option<ChunkSeq>),
     Fenced(Epoch, String),
     Stuck(Epoch),
     Failed(RecoveryError),
@@ -155,19 +155,21 @@ impl Ownership {
         self.running.remove(&channel);
         let alone = self.parts.stuck_after.is_none();
         match gone {
-            Gone::Stopped(epoch) => self.release(&[(channel, epoch)]).await,
+            Gone::Stopped(epoch, sealed_end) => {
+                self.release(vec![released(channel, epoch, sealed_end)]).await
+            }
             Gone::Fenced(_, by) if alone => return Err(Trouble::Fenced { channel, by }),
             Gone::Failed(cause) if alone => return Err(Trouble::Recovery { channel, cause }),
             Gone::Fenced(epoch, by) => {
                 tracing::info!(%channel, %epoch, by, "gave up a channel that another node writes");
                 self.avoid(channel, RETRY_PAUSE);
                 // If the group still names this node as the owner, nobody else serves the channel.
-                self.release(&[(channel, epoch)]).await;
+                self.release(vec![released(channel, epoch, None)]).await;
             }
             Gone::Stuck(epoch) => {
                 tracing::warn!(%channel, %epoch, "gave up a channel that cannot be written from here");
                 self.avoid(channel, AVOID_FOR);
-                self.release(&[(channel, epoch)]).await;
+                self.release(vec![released(channel, epoch, None)]).await;
             }
             Gone::Failed(error) => {
                 tracing::warn!(%channel, %error, "did not take the channel over");
@@ -196,21 +198,14 @@ impl Ownership {
 
     /// Tells the group that the channels have no owner. What becomes of it does not matter here: they have stopped for
     /// good, and without a release they are free when the lease has run out.
-    async fn release(&self, channels: &[(ChannelId, Epoch)]) {
+    async fn release(&self, channels: Vec<ReleasedChannel>) {
         if channels.is_empty() {
             return;
         }
         let command = ReleaseChannels {
             node: self.owner.node,
             incarnation: self.owner.incarnation,
-            channels: channels
-                .iter()
-                .map(|(channel, epoch)| ReleasedChannel {
-                    channel: *channel,
-                    epoch: *epoch,
-                    sealed_end: None,
-                })
-                .collect(),
+            channels,
         };
         match timeout(RELEASE_TIMEOUT, self.parts.meta.propose(command)).await {
             Ok(Ok(_)) => {}
@@ -226,8 +221,11 @@ impl Ownership {
         let mut stopped = Vec::new();
         while let Some(ended) = self.tasks.join_next().await {
             match ended {
-                Ok((channel, Gone::Stopped(epoch) | Gone::Stuck(epoch) | Gone::Fenced(epoch, _))) => {
-                    stopped.push((channel, epoch));
+                Ok((channel, Gone::Stopped(epoch, sealed_end))) => {
+                    stopped.push(released(channel, epoch, sealed_end));
+                }
+                Ok((channel, Gone::Stuck(epoch) | Gone::Fenced(epoch, _))) => {
+                    stopped.push(released(channel, epoch, None));
                 }
                 Ok((_, Gone::Failed(_))) => {}
                 Err(panic) => tracing::error!(%panic, "a channel has failed"),
@@ -235,8 +233,16 @@ impl Ownership {
         }
         // A node that is alone keeps its channels: it takes them over again at its next start.
         if self.parts.stuck_after.is_some() {
-            self.release(&stopped).await;
+            self.release(stopped).await;
         }
+    }
+}
+
+fn released(channel: ChannelId, epoch: Epoch, sealed_end: Option<ChunkSeq>) -> ReleasedChannel {
+    ReleasedChannel {
+        channel,
+        epoch,
+        sealed_end,
     }
 }
 
@@ -267,7 +273,7 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
         () = stop.cancelled() => {
             let record = parts.meta.state().channel(channel);
             let epoch = record.ok().flatten().map_or(Epoch(0), |record| record.epoch);
-            return Gone::Stopped(epoch);
+            return Gone::Stopped(epoch, None);
         }
     };
     let (handle, requests) = ChannelHandle::new(channel);
@@ -288,14 +294,16 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
         waiting: Waiting::default(),
         lease: parts.lease.clone(),
         stuck_after: parts.stuck_after,
+        confirmed: None,
     };
     task.close_leftovers(taken.deleting);
     parts.channels.insert(Owned { epoch, handle, stats });
     let ended = task.run().await;
     parts.channels.remove(channel, epoch);
     match ended {
-        Ended::Stopped => Gone::Stopped(epoch),
+        Ended::Stopped { sealed_end } => Gone::Stopped(epoch, sealed_end),
         Ended::Fenced(by) => Gone::Fenced(epoch, format!("{by:?}")),
+        Ended::Replaced(later) => Gone::Fenced(epoch, format!("epoch {later}")),
         Ended::Stuck => Gone::Stuck(epoch),
     }
 }

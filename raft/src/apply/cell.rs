@@ -92,7 +92,11 @@ pub fn register_node(txn: &mut Txn<'_>, c: &RegisterNode) -> Outcome<Response> {
     Ok(Response::NodeRegistered(NodeRegistered { replaced, freed }))
 }
 
-pub fn expire_node(txn: &mut Txn<'_>, c: &ExpireNode) -> Outcome<Response> {
+/// A leader that was replaced knows nothing of what the next one granted, and what it proposes may be passed on.
+pub fn expire_node(txn: &mut Txn<'_>, c: &ExpireNode, term: u64) -> Outcome<Response> {
+    if c.term != 0 && c.term != term {
+        return Err(Refused::TermOver.into());
+    }
     if let Some(mut node) = txn.row::<Nodes>(&c.node)?
         && node.incarnation == c.incarnation
         && !node.expired

@@ -49,7 +49,7 @@ pub fn apply(
     at: LogPosition,
 ) -> Result<Result<Response, Refused>, StoreError> {
     let mut nested = Txn::new(&*txn);
-    match decide(&mut nested, command, at.index) {
+    match decide(&mut nested, command, at) {
         Ok(response) => {
             let changes = nested.into_changes();
             txn.merge(changes);
@@ -78,12 +78,13 @@ pub fn advance(txn: &mut Txn<'_>, at: LogPosition, members: Option<Members>) -> 
     Ok(())
 }
 
-fn decide(txn: &mut Txn<'_>, command: &Command, index: u64) -> Outcome<Response> {
+fn decide(txn: &mut Txn<'_>, command: &Command, at: LogPosition) -> Outcome<Response> {
+    let index = at.index;
     match command {
         Command::InitCell(c) => cell::init(txn, c),
         Command::RegisterZone(c) => cell::register_zone(txn, c),
         Command::RegisterNode(c) => cell::register_node(txn, c),
-        Command::ExpireNode(c) => cell::expire_node(txn, c),
+        Command::ExpireNode(c) => cell::expire_node(txn, c, at.term),
         Command::CreateChannel(c) => channel::create(txn, c),
         Command::AssignChannel(c) => channel::assign(txn, c),
         Command::ReleaseChannels(c) => channel::release(txn, c, index),

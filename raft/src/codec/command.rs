@@ -37,6 +37,7 @@ fn encode_kind(command: &Command) -> Kind {
         Command::ExpireNode(c) => Kind::ExpireNode(pb::ExpireNode {
             node: c.node.0,
             incarnation: id_bytes(c.incarnation.0),
+            term: c.term,
         }),
         Command::CreateChannel(c) => Kind::CreateChannel(pb::CreateChannel {
             channel: c.channel.0,
@@ -172,6 +173,7 @@ pub fn decode(command: pb::Command) -> Result<Command, DecodeError> {
         Kind::ExpireNode(c) => ExpireNode {
             node: NodeId(c.node),
             incarnation: incarnation(&c.incarnation)?,
+            term: c.term,
         }
         .into(),
         Kind::CreateChannel(c) => CreateChannel {

@@ -53,6 +53,7 @@ fn fill(refused: &Refused, m: &mut pb::Refusal) -> Reason {
         Refused::IdTaken => Reason::IdTaken,
         Refused::NotFlushed => Reason::NotFlushed,
         Refused::NotDeleting => Reason::NotDeleting,
+        Refused::TermOver => Reason::TermOver,
         Refused::CellInitialized { cell_id } => {
             m.id = id_bytes(*cell_id);
             Reason::CellInitialized
@@ -202,5 +203,6 @@ pub fn decode(m: pb::Refusal) -> Result<Refused, DecodeError> {
             epoch,
         },
         Reason::NotDeleting => Refused::NotDeleting,
+        Reason::TermOver => Refused::TermOver,
     })
 }

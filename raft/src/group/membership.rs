@@ -79,6 +79,21 @@ impl Meta {
         self.change(Change::TransferLeader(to)).await
     }
 
+    /// Has another voter lead, if this member does and another answers: that which lacks least. For a member that is
+    /// to stop.
+    pub async fn hand_over(&self) -> Result<(), MetaError> {
+        if !matches!(self.shared.router.leader(), Leader::Here) {
+            return Ok(());
+        }
+        let own = self.shared.identity.node;
+        let voters = self.members().into_iter().filter(|member| member.voter);
+        let others = voters.map(|member| member.node).filter(|node| *node != own);
+        match self.successor(others) {
+            Some(next) => self.transfer_leader(next).await,
+            None => Ok(()),
+        }
+    }
+
     /// Voters and learners, as the newest membership says that this node has seen.
     pub fn members(&self) -> Vec<Member> {
         let metrics = self.shared.core.raft().metrics().borrow_watched().clone();
@@ -280,8 +295,7 @@ impl Meta {
             )));
         }
         if node == own {
-            let next = left.into_iter().filter(|id| self.answers(*id));
-            let Some(next) = next.min_by_key(|id| self.lag(*id).unwrap_or(u64::MAX)) else {
+            let Some(next) = self.successor(left) else {
                 return Err(Undone::retry("no other voter answers"));
             };
             self.transfer_here(next, deadline).await?;
@@ -351,8 +365,15 @@ impl Meta {
         self.members().into_iter().find(|member| member.node == node)
     }
 
-    /// Whether a member has answered this leader lately.
-    fn answers(&self, node: NodeId) -> bool {
+    /// Of these voters the one that answers and lacks least.
+    fn successor(&self, voters: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
+        let answering = voters.into_iter().filter(|node| self.answers(*node));
+        answering.min_by_key(|node| self.lag(*node).unwrap_or(u64::MAX))
+    }
+
+    /// Whether a member has answered this leader lately; `false` on a member that does not lead, and for the leader
+    /// itself.
+    pub fn answers(&self, node: NodeId) -> bool {
         let metrics = self.shared.core.raft().metrics().borrow_watched().clone();
         let heard = metrics.heartbeat.as_ref().and_then(|heard| *heard.get(&node.0)?);
         heard.is_some_and(|at| at.elapsed() < self.shared.timing.election_timeout_max * 2)

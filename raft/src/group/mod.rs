@@ -249,6 +249,12 @@ impl Meta {
         Ok(computed)
     }
 
+    /// Follows the index of the last entry in this node's state that may have changed which channels there are, who
+    /// owns them, or whether they serve.
+    pub fn channels_changed(&self) -> watch::Receiver<u64> {
+        self.shared.machine.channels()
+    }
+
     /// Index of the last entry that this node's state contains; 0 before the first.
     pub fn applied_index(&self) -> u64 {
         *self.shared.machine.applied().borrow()

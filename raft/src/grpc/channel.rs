@@ -13,10 +13,9 @@ use tokio::time::Instant;
 use tonic::body::Body;
 
 use super::connect::{Connect, Io};
-use super::headers;
+use super::signer::Signer;
 use super::tls::{Tls, server_name};
-use crate::group::{GroupRuntime, MemberSlot};
-use crate::network::Peer;
+use crate::group::GroupRuntime;
 
 /// A connection that takes longer to make does not help any more.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -33,9 +32,6 @@ const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const FRAME_BYTES_MAX: u32 = 1 << 20;
 
-/// Asked first on every connection; nothing is there.
-const HELLO: &str = "http://millrace.node/";
-
 /// Why a request has no response.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Lost {
@@ -48,17 +44,15 @@ pub enum Lost {
 }
 
 impl Lost {
-    fn not_sent(cause: impl std::fmt::Display) -> Self {
+    pub(super) fn not_sent(cause: impl std::fmt::Display) -> Self {
         Lost::NotSent(cause.to_string().into())
     }
 }
 
-/// What every channel of a node has in common.
+/// What the channels of a node, or of an operator, have in common.
 pub struct Shared {
     pub connect: Box<dyn Connect>,
     pub tls: Option<Tls>,
-    /// Who this node is: said in every call.
-    pub slot: MemberSlot,
     /// Drives the connections, whoever asks for them.
     pub runtime: GroupRuntime,
 }
@@ -72,7 +66,7 @@ pub struct Channel {
 
 struct Inner {
     shared: Arc<Shared>,
-    peer: Peer,
+    signer: Signer,
     link: Mutex<Link>,
 }
 
@@ -89,15 +83,15 @@ struct Link {
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Channel").field(&self.inner.peer).finish()
+        write!(f, "Channel({})", self.inner.signer)
     }
 }
 
 impl Channel {
-    pub(super) fn new(shared: Arc<Shared>, peer: Peer) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, signer: Signer) -> Self {
         let inner = Inner {
             shared,
-            peer,
+            signer,
             link: Mutex::default(),
         };
         Self {
@@ -141,7 +135,7 @@ impl Inner {
         match connected {
             Ok(sender) => {
                 if link.said.take().is_some() {
-                    tracing::info!(node = %self.peer.node, address = self.peer.address, "connected to a peer again");
+                    tracing::info!(peer = %self.signer, "connected to a peer again");
                 }
                 link.failed = None;
                 link.pause = Duration::ZERO;
@@ -150,8 +144,7 @@ impl Inner {
             }
             Err(why) => {
                 if link.said.as_ref() != Some(&why) {
-                    let Peer { node, address, .. } = &self.peer;
-                    tracing::warn!(%node, address, why, "cannot connect to a peer");
+                    tracing::warn!(peer = %self.signer, why, "cannot connect to a peer");
                     link.said = Some(why.clone());
                 }
                 let lost = Lost::not_sent(why);
@@ -163,7 +156,7 @@ impl Inner {
 
     async fn connect(&self) -> Result<SendRequest<Body>, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let address = &self.peer.address;
+        let address = self.signer.address();
         let plain = self.shared.connect.connect(address).await;
         let mut io: Box<dyn Io> = plain.map_err(|error| text(&error))?;
         if let Some(tls) = &self.shared.tls {
@@ -189,23 +182,15 @@ impl Inner {
         // A connection counts when something came back on it: what is sent into one that nobody serves would have an
         // unknown outcome. Any answer will do.
         let mut hello = http::Request::new(Body::empty());
-        *hello.uri_mut() = Uri::from_static(HELLO);
-        self.sign(&mut hello).map_err(|lost| text(&lost))?;
+        *hello.uri_mut() = Uri::from_static(self.signer.hello());
+        self.signer.sign(&mut hello).map_err(|lost| text(&lost))?;
         let answered = sender.send_request(hello).await;
         answered.map_err(|error| format!("no answer: {}", chain(&error)))?;
         Ok(sender)
     }
 
-    /// Says who sends a request, and for whom it is meant.
-    fn sign(&self, request: &mut http::Request<Body>) -> Result<(), Lost> {
-        let identity = self.shared.slot.identity();
-        let identity = identity.ok_or_else(|| Lost::not_sent("this node is starting"))?;
-        headers::write(request.headers_mut(), &identity, &self.peer);
-        Ok(())
-    }
-
     async fn send(self: &Arc<Self>, mut request: http::Request<Body>) -> Result<http::Response<Body>, Lost> {
-        self.sign(&mut request)?;
+        self.signer.sign(&mut request)?;
         let mut sender = self.sender().await?;
         match sender.try_send_request(request).await {
             Ok(response) => Ok(response.map(Body::new)),

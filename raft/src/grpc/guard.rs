@@ -29,7 +29,7 @@ impl Said {
 }
 
 /// Wraps everything that a member serves. A call that comes through has its [`crate::identity::Caller`] as an
-/// extension.
+/// extension, unless an operator sent it.
 #[derive(Clone)]
 pub struct Guard<S> {
     inner: S,
@@ -46,11 +46,15 @@ impl<S> Guard<S> {
         let Some(own) = self.slot.identity() else {
             return Err(Status::failed_precondition("the node is starting"));
         };
-        match headers::read(request.headers(), &own) {
-            Ok(caller) => {
+        let path = request.uri().path();
+        let admitted = match headers::read_operator(request.headers(), path, &own) {
+            Some(admitted) => admitted,
+            None => headers::read(request.headers(), &own).map(|caller| {
                 request.extensions_mut().insert(caller);
-                Ok(())
-            }
+            }),
+        };
+        match admitted {
+            Ok(()) => Ok(()),
             Err(turned) => {
                 let (why, status) = match turned {
                     Turned::Stranger(why) => (why.clone(), Status::permission_denied(why)),

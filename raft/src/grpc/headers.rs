@@ -12,6 +12,12 @@ const DIRECTORY: HeaderName = HeaderName::from_static("millrace-directory");
 const TO_NODE: HeaderName = HeaderName::from_static("millrace-to-node");
 const TO_DIRECTORY: HeaderName = HeaderName::from_static("millrace-to-directory");
 
+/// Its sender is no node: a person or a program that looks after the cluster.
+const OPERATOR: HeaderName = HeaderName::from_static("millrace-operator");
+
+/// What an operator may call: services of this package.
+const OPERATOR_PATHS: &str = "/millrace.admin.v1.";
+
 /// Why a call is turned away, for its sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turned {
@@ -34,6 +40,33 @@ pub fn write(headers: &mut HeaderMap, from: &Identity, to: &Peer) {
     if let Some(directory) = to.directory {
         set(headers, TO_DIRECTORY, directory);
     }
+}
+
+/// Says that an operator of the cluster sends.
+pub fn write_operator(headers: &mut HeaderMap, cluster: ClusterId) {
+    set(headers, CLUSTER, cluster);
+    set(headers, OPERATOR, 1);
+}
+
+/// Whether an operator's call may go on; `None` for a call that no operator sent. One that says so is believed no more
+/// than an operator is, whatever else it says.
+pub fn read_operator(headers: &HeaderMap, path: &str, own: &Identity) -> Option<Result<(), Turned>> {
+    headers.get(OPERATOR)?;
+    let theirs = headers.get(CLUSTER).and_then(|value| value.to_str().ok());
+    let theirs = theirs.and_then(ClusterId::parse);
+    Some(match (theirs, own.cluster) {
+        (None, _) => Err(Turned::Stranger(format!(
+            "the call has no valid header {CLUSTER}"
+        ))),
+        (_, None) => Err(Turned::Stranger("this node belongs to no cluster".into())),
+        (Some(theirs), Some(cluster)) if theirs != cluster => Err(Turned::Stranger(format!(
+            "the operator means cluster {theirs}, this is cluster {cluster}"
+        ))),
+        _ if !path.starts_with(OPERATOR_PATHS) => {
+            Err(Turned::Stranger(format!("operators may not call {path}")))
+        }
+        _ => Ok(()),
+    })
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: impl ToString) {
@@ -131,5 +164,47 @@ mod tests {
             read(&call(&one, 2, None), &nameless),
             Err(Turned::Stranger(_))
         ));
+    }
+
+    #[test]
+    fn an_operator_gets_to_the_services_for_operators_of_its_cluster_and_no_further() {
+        let own = identity(1, 2, 22);
+        let operator = |cluster: u128| {
+            let mut headers = HeaderMap::new();
+            write_operator(&mut headers, ClusterId(cluster));
+            headers
+        };
+        let admin = "/millrace.admin.v1.Admin/Describe";
+        assert_eq!(read_operator(&operator(1), admin, &own), Some(Ok(())));
+        for path in [
+            "/millrace.node.v1.Group/Call",
+            "/millrace.peer.v1.Peer/Heartbeat",
+            "/",
+            "/millrace.admin.v1",
+            "//millrace.admin.v1.Admin/Describe",
+        ] {
+            let turned = read_operator(&operator(1), path, &own);
+            assert!(matches!(turned, Some(Err(Turned::Stranger(_)))), "{path}");
+        }
+        let foreign = read_operator(&operator(9), admin, &own);
+        assert!(matches!(foreign, Some(Err(Turned::Stranger(why))) if why.contains("cluster")));
+        let nameless = Identity { cluster: None, ..own };
+        assert!(matches!(
+            read_operator(&operator(1), admin, &nameless),
+            Some(Err(_))
+        ));
+    }
+
+    #[test]
+    fn a_node_that_says_it_is_an_operator_is_no_more_than_one() {
+        let (one, two) = (identity(1, 1, 11), identity(1, 2, 22));
+        let mut headers = call(&one, 2, Some(22));
+        assert_eq!(
+            read_operator(&headers, "/millrace.node.v1.Group/Call", &two),
+            None
+        );
+        write_operator(&mut headers, ClusterId(1));
+        let turned = read_operator(&headers, "/millrace.node.v1.Group/Call", &two);
+        assert!(matches!(turned, Some(Err(_))));
     }
 }

@@ -17,6 +17,7 @@ use tonic::{Code, Response, Status};
 use super::MESSAGE_BYTES_MAX;
 use super::channel::{Channel, Lost, Shared};
 use super::connect::Connect;
+use super::signer::Signer;
 use super::tls::Tls;
 use crate::group::{GroupRuntime, MemberSlot};
 use crate::network::{Call, Peer, Pieces, Transport, TransportError};
@@ -41,6 +42,8 @@ type Key = (u64, String, Option<u128>);
 #[derive(Clone)]
 pub struct GrpcTransport {
     shared: Arc<Shared>,
+    /// Who this node is: said in every call.
+    slot: MemberSlot,
     channels: Arc<Mutex<BTreeMap<Key, Channel>>>,
 }
 
@@ -59,11 +62,11 @@ impl GrpcTransport {
         let shared = Shared {
             connect: Box::new(connect),
             tls,
-            slot,
             runtime,
         };
         Self {
             shared: Arc::new(shared),
+            slot,
             channels: Arc::default(),
         }
     }
@@ -89,7 +92,11 @@ impl GrpcTransport {
 
     /// A connection to a peer for one caller, whose bulk delays no other.
     pub fn new_channel(&self, peer: &Peer) -> Channel {
-        Channel::new(self.shared.clone(), peer.clone())
+        let signer = Signer::Member {
+            slot: self.slot.clone(),
+            to: peer.clone(),
+        };
+        Channel::new(self.shared.clone(), signer)
     }
 
     fn client(channel: Channel) -> Client {

@@ -45,6 +45,8 @@ pub struct Machine {
     current: RwLock<Arc<StateDb>>,
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     applied: watch::Sender<u64>,
+    /// Index of the last entry that concerned channels.
+    channels: watch::Sender<u64>,
     received: AtomicU64,
     /// Newest last.
     checksums: Mutex<VecDeque<StateChecksum>>,
@@ -62,6 +64,7 @@ impl Machine {
             current: RwLock::new(Arc::new(state)),
             snapshot: Mutex::new(snapshot),
             applied: watch::Sender::new(applied),
+            channels: watch::Sender::new(applied),
             received: AtomicU64::new(0),
             checksums: Mutex::default(),
         }))
@@ -77,6 +80,12 @@ impl Machine {
     /// Follows the index of the last applied entry.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// Follows the index of the last applied entry that may have changed which channels there are, who owns them, or
+    /// whether they serve; or of the snapshot that may have done so.
+    pub fn channels(&self) -> watch::Receiver<u64> {
+        self.channels.subscribe()
     }
 
     /// Begins to take in a snapshot from another node. Blocks.
@@ -126,6 +135,7 @@ impl Machine {
         std::mem::replace(&mut *current, state).retire();
         drop(current);
         self.applied.send_replace(snapshot.index());
+        self.channels.send_replace(snapshot.index());
         Ok(())
     }
 
@@ -151,6 +161,10 @@ impl Machine {
         let changes = txn.into_changes();
         state.commit(changes)?;
         self.applied.send_replace(last.log_id.index);
+        let concerning = |entry: &&Entry| matches!(&entry.payload, EntryPayload::Normal(command) if command.concerns_channels());
+        if let Some(entry) = entries.iter().rfind(concerning) {
+            self.channels.send_replace(entry.log_id.index);
+        }
         Ok(answers)
     }
 }

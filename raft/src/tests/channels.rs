@@ -114,6 +114,15 @@ fn an_incarnation_that_ended_never_comes_back() {
 }
 
 #[test]
+fn an_expiry_that_another_term_judged_is_refused() {
+    let mut model = Model::with_channel();
+    let judged = |term| ExpireNode { term, ..expire(1, 1) };
+    assert_eq!(model.refused(judged(2)), Refused::TermOver);
+    model.ok(judged(1));
+    model.ok(judged(0));
+}
+
+#[test]
 fn expiry_leaves_the_successor_alone() {
     let mut model = Model::with_channel();
     model.ok(RegisterNode {

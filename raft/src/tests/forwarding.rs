@@ -118,6 +118,7 @@ fn every_refusal_arrives_as_it_was() {
         },
         Refused::BasinNotEmpty(basin()),
         Refused::NotDeleting,
+        Refused::TermOver,
     ];
     for refused in all {
         let answer = Ok(Decided {

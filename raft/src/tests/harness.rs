@@ -159,6 +159,7 @@ pub fn expire(node: u64, incarnation: u128) -> ExpireNode {
     ExpireNode {
         node: NodeId(node),
         incarnation: Incarnation(incarnation),
+        term: 1,
     }
 }
 

@@ -144,7 +144,9 @@ fn owning() -> BoxedStrategy<Command> {
                 node, incarnation, zone: "z".into(), address: "a".into(), proves_old_dead, now_ms: 1
             }.into()
         }),
-        1 => owner.clone().prop_map(|(node, incarnation)| ExpireNode { node, incarnation }.into()),
+        1 => (owner.clone(), 1u64..3).prop_map(|((node, incarnation), term)| {
+            ExpireNode { node, incarnation, term }.into()
+        }),
         2 => channel.clone().prop_map(|channel| {
             CreateChannel { channel, class: StorageClass::Standard }.into()
         }),

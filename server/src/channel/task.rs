@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_api::id::{ChannelId, Epoch, StreamId, StreamletId};
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch, StreamId, StreamletId};
 use millrace_raft::command::{ActivateStream, CloseStreamlet, DeactivateStream};
 use millrace_raft::error::{MetaError, StoreError};
 use millrace_raft::group::Meta;
 use millrace_raft::query::{Fencing, OpenStreamlet, StreamRecord};
 use millrace_raft::refused::Refused;
 use millrace_wal::{EpochWriter, FencedBy, WriteEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,16 +31,24 @@ const REQUESTS_PER_TURN: usize = 256;
 /// How often idle streams and writers are looked for.
 const REST_INTERVAL: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// After so long without a grant the epoch is confirmed before anything more is acknowledged.
+const ACK_HORIZON: Duration = Duration::from_secs(10);
+/// How long the group may take to confirm it. A group without a leader cannot; then the chunks alone decide, which no
+/// later owner lets be created.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long this node's state may take to be as new as that of whoever asks.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a channel ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// Asked to; everything that was sequenced is durable.
-    Stopped,
+    /// Asked to. With `sealed_end`, the epoch's chunks are those below it, all of them durable, and nobody writes
+    /// another; without it storage has not taken everything.
+    Stopped { sealed_end: Option<ChunkSeq> },
     /// Another owner has taken the epoch. Nothing was acknowledged that it does not know.
     Fenced(FencedBy),
+    /// Metadata have a later epoch.
+    Replaced(Epoch),
     /// Storage has taken nothing for too long.
     Stuck,
 }
@@ -64,6 +72,8 @@ pub struct ChannelTask {
     pub lease: Lease,
     /// The channel ends when a chunk has waited for so long.
     pub stuck_after: Option<Duration>,
+    /// When the group was asked last whether the epoch is still the channel's.
+    pub confirmed: Option<Instant>,
 }
 
 /// Work on metadata that is under way, and the requests that wait for it.
@@ -91,6 +101,8 @@ enum Event {
     Job(JobDone),
     Rest,
     Linger,
+    /// A channel somewhere may have another owner.
+    Channels,
     Stop,
 }
 
@@ -99,8 +111,9 @@ impl ChannelTask {
     pub async fn run(mut self) -> Ended {
         let mut batch = Vec::with_capacity(REQUESTS_PER_TURN);
         let mut rest_at = Instant::now() + REST_INTERVAL;
+        let mut channels = self.meta.channels_changed();
         loop {
-            let event = self.next_event(&mut batch, rest_at).await;
+            let event = self.next_event(&mut batch, rest_at, &mut channels).await;
             let now = Instant::now();
             match event {
                 Event::Requests => {
@@ -109,7 +122,12 @@ impl ChannelTask {
                         self.request(request, now, now_ms);
                     }
                 }
-                Event::Written(WriteEvent::Durable { slot, .. }) => self.state.durable(slot),
+                Event::Written(WriteEvent::Durable { slot, .. }) => {
+                    if let Some(later) = self.confirm_epoch().await {
+                        return self.end(Ended::Replaced(later));
+                    }
+                    self.state.durable(slot);
+                }
                 Event::Written(WriteEvent::Fenced { by, slot }) => {
                     tracing::error!(channel = %self.id, epoch = %self.epoch, %slot, ?by,
                         "fenced: another owner has taken the channel; nothing more is acknowledged here");
@@ -130,6 +148,11 @@ impl ChannelTask {
                     self.rest_idle(now);
                 }
                 Event::Linger => {}
+                Event::Channels => {
+                    if let Some(later) = self.later_epoch() {
+                        return self.end(Ended::Replaced(later));
+                    }
+                }
                 Event::Stop => return self.stop().await,
             }
             self.write_chunks(now);
@@ -137,7 +160,12 @@ impl ChannelTask {
         }
     }
 
-    async fn next_event(&mut self, batch: &mut Vec<Request>, rest_at: Instant) -> Event {
+    async fn next_event(
+        &mut self,
+        batch: &mut Vec<Request>,
+        rest_at: Instant,
+        channels: &mut watch::Receiver<u64>,
+    ) -> Event {
         let linger = self
             .state
             .linger_deadline()
@@ -146,6 +174,7 @@ impl ChannelTask {
             biased;
             Some(written) = self.written.recv() => Event::Written(written),
             Some(done) = self.waiting.jobs.join_next() => Event::Job(done.unwrap_or(JobDone::Nothing)),
+            Ok(()) = channels.changed() => Event::Channels,
             () = self.stop.cancelled() => Event::Stop,
             () = tokio::time::sleep_until(rest_at) => Event::Rest,
             // Behind everything that is rare, so that a flood of requests delays none of it.
@@ -155,6 +184,34 @@ impl ChannelTask {
             },
             () = tokio::time::sleep_until(linger.unwrap_or(rest_at)), if linger.is_some() => Event::Linger,
         }
+    }
+
+    /// The channel's epoch in this node's metadata, if it is later than this owner's.
+    fn later_epoch(&self) -> Option<Epoch> {
+        match self.meta.state().channel(self.id) {
+            Ok(record) => record
+                .map(|record| record.epoch)
+                .filter(|epoch| *epoch > self.epoch),
+            Err(error) => {
+                tracing::error!(channel = %self.id, %error, "metadata of the channel cannot be read");
+                None
+            }
+        }
+    }
+
+    /// To be called before anything is acknowledged: the later epoch, if metadata have one. Asks the group first when
+    /// the leader has not been heard for long: this process may have slept.
+    async fn confirm_epoch(&mut self) -> Option<Epoch> {
+        if self.lease.heard_within(ACK_HORIZON) || self.confirmed.is_some_and(|at| at.elapsed() < ACK_HORIZON)
+        {
+            return None;
+        }
+        let asked = tokio::time::timeout(CONFIRM_TIMEOUT, self.meta.linearize()).await;
+        if !matches!(asked, Ok(Ok(_))) {
+            tracing::warn!(channel = %self.id, epoch = %self.epoch, "no leader confirms the epoch; chunks alone decide");
+        }
+        self.confirmed = Some(Instant::now());
+        self.later_epoch()
     }
 
     fn request(&mut self, request: Request, now: Instant, now_ms: u64) {
@@ -341,14 +398,20 @@ impl ChannelTask {
         while !self.state.is_settled() {
             self.write_all();
             match self.written.recv().await {
-                Some(WriteEvent::Durable { slot, .. }) => self.state.durable(slot),
+                Some(WriteEvent::Durable { slot, .. }) => {
+                    if let Some(later) = self.confirm_epoch().await {
+                        return self.end(Ended::Replaced(later));
+                    }
+                    self.state.durable(slot);
+                }
                 Some(WriteEvent::Fenced { by, .. }) => return self.end(Ended::Fenced(by)),
                 Some(WriteEvent::Retrying { .. }) => {}
-                None => break,
+                None => return self.end(Ended::Stopped { sealed_end: None }),
             }
             self.carry_out();
         }
-        self.end(Ended::Stopped)
+        let sealed_end = Some(self.writer.next_slot());
+        self.end(Ended::Stopped { sealed_end })
     }
 
     fn write_all(&mut self) {

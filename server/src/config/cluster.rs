@@ -12,7 +12,8 @@ use super::{ConfigError, Settings};
 use crate::cluster::{ClusterConfig, TlsFiles};
 use crate::control::leases::LeaseTiming;
 
-const NAME_DEFAULT: &str = "millrace";
+/// The cluster of nodes that name none.
+pub const NAME_DEFAULT: &str = "millrace";
 /// Of an election's longest wait: its shortest one, and a heartbeat.
 const ELECTION_MIN_PART: u32 = 2;
 const HEARTBEAT_PART: u32 = 10;
@@ -100,7 +101,8 @@ fn tls(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
     }
 }
 
-fn parse_peers(list: &str) -> Result<Vec<PeerAddress>, ConfigError> {
+/// `1=HOST:PORT,2=HOST:PORT`, each node once.
+pub fn parse_peers(list: &str) -> Result<Vec<PeerAddress>, ConfigError> {
     let mut seen = BTreeSet::new();
     list.split(',')
         .map(|item| {

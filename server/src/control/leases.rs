@@ -1,7 +1,8 @@
 //! The leader's account of what it has granted to whom, and when a node's right to answer has provably ended.
 //!
 //! Plain state, for one term of leadership. Nothing is known of the grants of earlier leaders but that they ended
-//! before this term began: until a lease could have run out since then, nobody is expired.
+//! before this term began: until a lease could have run out since then, nobody is expired. A life that begins in this
+//! term has as long for its first heartbeat.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -47,7 +48,8 @@ pub struct Leases {
     timing: LeaseTiming,
     /// When this term of leadership began.
     since: Instant,
-    granted: BTreeMap<Life, Instant>,
+    /// When each was last granted its right, or seen first if it never was.
+    heard: BTreeMap<Life, Instant>,
     condemned: BTreeSet<Life>,
 }
 
@@ -56,7 +58,7 @@ impl Leases {
         Self {
             timing,
             since,
-            granted: BTreeMap::new(),
+            heard: BTreeMap::new(),
             condemned: BTreeSet::new(),
         }
     }
@@ -67,8 +69,14 @@ impl Leases {
         if self.condemned.contains(&life) {
             return Err(Condemned);
         }
-        self.granted.insert(life, now);
+        self.heard.insert(life, now);
         Ok(())
+    }
+
+    /// How long ago the incarnation was last granted something, or was seen first, or this term began.
+    pub fn silence(&self, life: Life, now: Instant) -> Duration {
+        let heard = self.heard.get(&life).copied().unwrap_or(self.since);
+        now.duration_since(heard)
     }
 
     /// Whether anything may be given to the incarnation.
@@ -82,8 +90,8 @@ impl Leases {
         let after = self.timing.expires_after();
         let mut silent = Vec::new();
         for life in living {
-            let last = self.granted.get(&life).copied().unwrap_or(self.since);
-            if self.condemned.contains(&life) || now.duration_since(last.max(self.since)) > after {
+            let heard = *self.heard.entry(life).or_insert(now);
+            if self.condemned.contains(&life) || now.duration_since(heard) > after {
                 self.condemned.insert(life);
                 silent.push(life);
             }
@@ -95,13 +103,12 @@ impl Leases {
     /// has run out, so that its channels are free.
     pub fn retire(&mut self, life: Life, now: Instant) -> bool {
         self.condemned.insert(life);
-        let last = self.granted.get(&life).copied().unwrap_or(self.since);
-        now.duration_since(last.max(self.since)) > self.timing.expires_after()
+        self.silence(life, now) > self.timing.expires_after()
     }
 
     /// Forgets lives that metadata no longer knows as owners or nodes.
     pub fn forget(&mut self, known: &BTreeSet<Life>) {
-        self.granted.retain(|life, _| known.contains(life));
+        self.heard.retain(|life, _| known.contains(life));
         self.condemned.retain(|life| known.contains(life));
     }
 }
@@ -127,9 +134,21 @@ mod tests {
     async fn a_new_leader_waits_for_what_earlier_ones_may_have_granted() {
         let start = Instant::now();
         let mut leases = Leases::new(timing(), start);
+        assert_eq!(leases.condemn_silent([A, B], start), []);
         assert_eq!(leases.condemn_silent([A, B], start + AFTER), []);
         let late = start + AFTER + Duration::from_millis(1);
         assert_eq!(leases.condemn_silent([A, B], late), [A, B]);
+    }
+
+    #[tokio::test]
+    async fn a_life_that_has_just_begun_has_time_to_speak() {
+        let start = Instant::now();
+        let mut leases = Leases::new(timing(), start);
+        let born = start + AFTER * 10;
+        assert_eq!(leases.condemn_silent([A], born), []);
+        assert_eq!(leases.condemn_silent([A], born + AFTER), []);
+        let late = born + AFTER + Duration::from_millis(1);
+        assert_eq!(leases.condemn_silent([A], late), [A]);
     }
 
     #[tokio::test]
@@ -150,6 +169,7 @@ mod tests {
         let start = Instant::now();
         let mut leases = Leases::new(timing(), start);
         let late = start + AFTER * 2;
+        assert_eq!(leases.condemn_silent([A], start), []);
         assert_eq!(leases.condemn_silent([A], late), [A]);
         assert_eq!(leases.grant(A, late), Err(Condemned));
         assert_eq!(
@@ -176,8 +196,9 @@ mod tests {
         let start = Instant::now();
         let mut leases = Leases::new(timing(), start);
         leases.grant(A, start).unwrap();
-        leases.condemn_silent([B], start + AFTER * 2);
+        leases.condemn_silent([B], start);
+        assert_eq!(leases.condemn_silent([B], start + AFTER * 2), [B]);
         leases.forget(&BTreeSet::from([A]));
-        assert!(leases.condemned.is_empty() && leases.granted.len() == 1);
+        assert!(leases.condemned.is_empty() && leases.heard.len() == 1);
     }
 }

@@ -5,6 +5,7 @@
 //! granted. [`leases`] and [`placement`] decide, this module asks the group.
 
 pub mod leases;
+pub mod observed;
 pub mod placement;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,8 @@ use crate::peer::serve::Heartbeats;
 
 /// Channels are looked at this often in the time of a lease.
 const TICKS_PER_TTL: u32 = 6;
+/// A node that was not heard for so many intervals is given no channel.
+const HEARTBEATS_MISSED_MAX: u32 = 3;
 
 /// Runs on every node; acts on the one that leads.
 #[derive(Clone)]
@@ -46,17 +49,36 @@ struct Shared {
 /// What this node knows as the leader of one term.
 struct Term {
     number: u64,
+    since: Instant,
     leases: Leases,
     placement: Placement,
+    /// What the state said of channels when they were placed, as [`Meta::channels_changed`] has it.
+    placed_at: u64,
     reports: BTreeMap<NodeId, Report>,
 }
 
 /// What a node said of itself with its last heartbeat.
-#[derive(Default)]
 struct Report {
+    at: Instant,
     loads: Vec<pb::ChannelLoad>,
     avoid: BTreeSet<ChannelId>,
     draining: bool,
+}
+
+impl Report {
+    fn new(request: &pb::HeartbeatRequest, at: Instant) -> Self {
+        Self {
+            at,
+            loads: request.channels.clone(),
+            avoid: request.avoid.iter().copied().map(ChannelId).collect(),
+            draining: request.draining,
+        }
+    }
+
+    /// Whether channels may have to be placed otherwise than by this report.
+    fn places_as(&self, other: &Self) -> bool {
+        self.draining == other.draining && self.avoid == other.avoid
+    }
 }
 
 impl Control {
@@ -73,7 +95,9 @@ impl Control {
 
     /// Looks after the cell while this node leads, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let interval = self.shared.timing.ttl / TICKS_PER_TTL;
+        let interval = self.heartbeat_interval();
+        let mut leadership = self.shared.meta.leadership();
+        let mut channels = self.shared.meta.channels_changed();
         loop {
             if self.leads() {
                 tokio::select! {
@@ -85,6 +109,8 @@ impl Control {
             }
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
+                Ok(()) = leadership.changed() => {}
+                Ok(()) = channels.changed() => {}
                 () = stop.cancelled() => return,
             }
         }
@@ -102,8 +128,10 @@ impl Control {
             tracing::info!(term = metrics.term, "this node leads the metadata group");
             *term = Some(Term {
                 number: metrics.term,
+                since: Instant::now(),
                 leases: Leases::new(self.shared.timing, Instant::now()),
                 placement: Placement::new(),
+                placed_at: 0,
                 reports: BTreeMap::new(),
             });
         }
@@ -113,21 +141,29 @@ impl Control {
     async fn tick(&self) -> Result<(), MetaError> {
         let meta = &self.shared.meta;
         let (nodes, channels) = (meta.state().nodes()?, meta.state().channels()?);
-        for (node, incarnation) in self.ended(&nodes, &channels) {
+        let (term, ended) = self.ended(&nodes, &channels);
+        for (node, incarnation) in ended {
             tracing::warn!(%node, %incarnation, "the node is silent, and what it was granted has run out: its channels are free");
-            meta.propose(ExpireNode { node, incarnation }).await?;
+            let expire = ExpireNode {
+                node,
+                incarnation,
+                term,
+            };
+            meta.propose(expire).await?;
         }
         self.create_channels(&nodes, &channels).await?;
-        self.place()?;
-        Ok(())
+        match self.term().as_mut() {
+            Some(term) => Ok(self.place(term)?),
+            None => Ok(()),
+        }
     }
 
-    /// Lives to be expired. They are granted nothing any more from now on.
-    fn ended(&self, nodes: &[NodeRecord], channels: &[ChannelRecord]) -> Vec<Life> {
+    /// Lives to be expired, and the term for which that holds. They are granted nothing any more from now on.
+    fn ended(&self, nodes: &[NodeRecord], channels: &[ChannelRecord]) -> (u64, Vec<Life>) {
         let now = Instant::now();
         let mut term = self.term();
         let Some(term) = term.as_mut() else {
-            return Vec::new();
+            return (0, Vec::new());
         };
         let living: BTreeSet<Life> = nodes
             .iter()
@@ -144,7 +180,7 @@ impl Control {
         let replaced = owners.difference(&living);
         ended.extend(replaced.filter(|life| term.leases.retire(**life, now)));
         term.leases.forget(&living.union(&owners).copied().collect());
-        ended
+        (term.number, ended)
     }
 
     async fn create_channels(
@@ -169,33 +205,46 @@ impl Control {
         Ok(())
     }
 
-    fn place(&self) -> Result<(), StoreError> {
-        let state = self.shared.meta.state();
-        let (nodes, channels) = (state.nodes()?, state.channels()?);
-        let mut term = self.term();
-        let Some(term) = term.as_mut() else {
-            return Ok(());
-        };
-        let alive =
-            |node: &&NodeRecord| !node.expired && !term.leases.is_condemned((node.node, node.incarnation));
-        let candidates: Vec<Candidate> = nodes
-            .iter()
-            .filter(alive)
-            // A node is given nothing before it has spoken to this leader, and nothing when it is about to stop.
-            .filter_map(|node| {
-                let report = term.reports.get(&node.node).filter(|report| !report.draining)?;
-                Some(Candidate {
+    /// Says anew which node is to own which channel. A node is given nothing before it has spoken to this leader, nor
+    /// when it is silent or about to stop.
+    fn place(&self, term: &mut Term) -> Result<(), StoreError> {
+        let meta = &self.shared.meta;
+        let placed_at = *meta.channels_changed().borrow();
+        let (nodes, channels) = (meta.state().nodes()?, meta.state().channels()?);
+        let now = Instant::now();
+        let patience = self.heartbeat_interval() * HEARTBEATS_MISSED_MAX;
+        let spoke = |report: &&Report| now.duration_since(report.at) < patience;
+        let mut candidates = Vec::new();
+        let mut unheard = 0;
+        for node in &nodes {
+            if node.expired
+                || term.leases.is_condemned((node.node, node.incarnation))
+                || !is_member(meta, node.node)
+            {
+                continue;
+            }
+            match term.reports.get(&node.node).filter(spoke) {
+                Some(report) if !report.draining => candidates.push(Candidate {
                     node: node.node,
                     zone: node.zone.clone(),
                     avoid: report.avoid.clone(),
-                })
-            })
-            .collect();
+                }),
+                Some(_) => {}
+                None => unheard += 1,
+            }
+        }
+        // Those that a new leader has not heard yet are left their share.
+        let early = now.duration_since(term.since) < patience;
+        let share_max = match early && unheard > 0 {
+            true => channels.len().div_ceil(candidates.len() + unheard),
+            false => usize::MAX,
+        };
         let owners: Vec<_> = channels
             .iter()
             .map(|channel| (channel.channel, channel.owner.map(|owner| owner.node)))
             .collect();
-        term.placement = place(&candidates, &owners, &term.placement);
+        term.placement = place(&candidates, &owners, &term.placement, share_max);
+        term.placed_at = placed_at;
         Ok(())
     }
 
@@ -220,18 +269,18 @@ impl Control {
         let Some(term) = term.as_mut().filter(|term| term.number == number) else {
             return Ok(not_leader(meta));
         };
-        let alive = record.is_some_and(|record| record.incarnation == incarnation && !record.expired);
+        let alive = record.is_some_and(|record| record.incarnation == incarnation && !record.expired)
+            // A node that was removed hears no more of what the group decides.
+            && is_member(meta, node);
         if !alive || term.leases.grant(life, Instant::now()).is_err() {
             return Ok(Answer::Ended(pb::Ended {}));
         }
-        term.reports.insert(
-            node,
-            Report {
-                loads: request.channels.clone(),
-                avoid: request.avoid.iter().copied().map(ChannelId).collect(),
-                draining: request.draining,
-            },
-        );
+        let report = Report::new(request, Instant::now());
+        let before = term.reports.insert(node, report);
+        let as_before = before.is_some_and(|before| before.places_as(&term.reports[&node]));
+        if !as_before || term.placed_at != *meta.channels_changed().borrow() {
+            self.place(term)?;
+        }
         let wanted = term.placement.get(&node).into_iter().flatten();
         Ok(Answer::Granted(pb::Granted {
             ttl_ms: u64::try_from(self.shared.timing.ttl.as_millis()).unwrap_or(u64::MAX),
@@ -266,6 +315,10 @@ impl Heartbeats for Control {
         };
         pb::HeartbeatResponse { answer: Some(answer) }
     }
+}
+
+fn is_member(meta: &Meta, node: NodeId) -> bool {
+    meta.members().iter().any(|member| member.node == node)
 }
 
 fn not_leader(meta: &Meta) -> Answer {

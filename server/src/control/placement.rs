@@ -20,11 +20,13 @@ pub struct Candidate {
 pub type Placement = BTreeMap<NodeId, BTreeSet<ChannelId>>;
 
 /// `channels` with their owners, `None` where nobody owns them; owners that are no candidates are asked for nothing.
-/// `before` is the last placement: what was promised to a node and not taken over yet stays promised.
+/// `before` is the last placement: what was promised to a node and not taken over yet stays promised. A node that has
+/// `share_max` channels is given no other.
 pub fn place(
     candidates: &[Candidate],
     channels: &[(ChannelId, Option<NodeId>)],
     before: &Placement,
+    share_max: usize,
 ) -> Placement {
     let mut placement: Placement = candidates
         .iter()
@@ -46,7 +48,7 @@ pub fn place(
             .iter()
             .find(|(node, wanted)| wanted.contains(&channel) && may_have(candidates, **node, channel))
             .map(|(node, _)| *node);
-        let chosen = promised.or_else(|| emptiest(candidates, &placement, channel));
+        let chosen = promised.or_else(|| emptiest(candidates, &placement, channel, share_max));
         if let Some(wanted) = chosen.and_then(|node| placement.get_mut(&node)) {
             wanted.insert(channel);
         }
@@ -62,7 +64,12 @@ fn may_have(candidates: &[Candidate], node: NodeId, channel: ChannelId) -> bool 
 }
 
 /// Nodes that could not write the channel come last.
-fn emptiest(candidates: &[Candidate], placement: &Placement, channel: ChannelId) -> Option<NodeId> {
+fn emptiest(
+    candidates: &[Candidate],
+    placement: &Placement,
+    channel: ChannelId,
+    share_max: usize,
+) -> Option<NodeId> {
     let count = |node: &NodeId| placement.get(node).map_or(0, BTreeSet::len);
     let in_zone = |zone: &str| -> usize {
         candidates
@@ -73,6 +80,7 @@ fn emptiest(candidates: &[Candidate], placement: &Placement, channel: ChannelId)
     };
     candidates
         .iter()
+        .filter(|candidate| count(&candidate.node) < share_max)
         .min_by_key(|candidate| {
             (
                 candidate.avoid.contains(&channel),
@@ -120,12 +128,12 @@ mod tests {
     #[test]
     fn channels_are_spread_over_nodes_and_zones() {
         let nodes = [candidate(1, "a"), candidate(2, "a"), candidate(3, "b")];
-        let placement = place(&nodes, &free(1..=7), &Placement::new());
+        let placement = place(&nodes, &free(1..=7), &Placement::new(), usize::MAX);
         assert_eq!(
             placement.values().map(BTreeSet::len).collect::<Vec<_>>(),
             [2, 2, 3]
         );
-        let two = place(&nodes, &free(1..=2), &Placement::new());
+        let two = place(&nodes, &free(1..=2), &Placement::new(), usize::MAX);
         assert_eq!(
             (owned(&two, 1), owned(&two, 3)),
             (vec![1], vec![2]),
@@ -134,13 +142,23 @@ mod tests {
     }
 
     #[test]
+    fn the_first_to_speak_leaves_the_others_their_share() {
+        let nodes = [candidate(1, "")];
+        let placement = place(&nodes, &free(1..=6), &Placement::new(), 2);
+        assert_eq!(owned(&placement, 1), [1, 2]);
+        let nodes = [candidate(1, ""), candidate(2, "")];
+        let later = place(&nodes, &free(1..=6), &placement, 2);
+        assert_eq!((owned(&later, 1), owned(&later, 2)), (vec![1, 2], vec![3, 4]));
+    }
+
+    #[test]
     fn what_is_owned_stays_and_promises_are_kept() {
         let nodes = [candidate(1, ""), candidate(2, "")];
         let mut channels = free(1..=3);
         channels[0].1 = Some(NodeId(2));
-        let first = place(&nodes, &channels, &Placement::new());
+        let first = place(&nodes, &channels, &Placement::new(), usize::MAX);
         assert!(first[&NodeId(2)].contains(&ChannelId(1)));
-        assert_eq!(place(&nodes, &channels, &first), first);
+        assert_eq!(place(&nodes, &channels, &first, usize::MAX), first);
     }
 
     #[test]
@@ -149,7 +167,7 @@ mod tests {
         let mut channels: Vec<_> = (1..=4).map(|id| (ChannelId(id), Some(NodeId(1)))).collect();
         let mut before = Placement::new();
         for _ in 0..10 {
-            let placement = place(&nodes, &channels, &before);
+            let placement = place(&nodes, &channels, &before, usize::MAX);
             for (channel, owner) in &mut channels {
                 let owners_wish = owner.is_some_and(|node| placement[&node].contains(channel));
                 let promised = placement.iter().find(|(_, wanted)| wanted.contains(channel));
@@ -174,9 +192,15 @@ mod tests {
     fn a_node_that_could_not_write_a_channel_gets_it_only_if_nobody_else_can() {
         let mut nodes = [candidate(1, ""), candidate(2, "")];
         nodes[0].avoid.insert(ChannelId(1));
-        assert_eq!(owned(&place(&nodes, &free(1..=1), &Placement::new()), 2), [1]);
         assert_eq!(
-            owned(&place(&nodes[..1], &free(1..=1), &Placement::new()), 1),
+            owned(&place(&nodes, &free(1..=1), &Placement::new(), usize::MAX), 2),
+            [1]
+        );
+        assert_eq!(
+            owned(
+                &place(&nodes[..1], &free(1..=1), &Placement::new(), usize::MAX),
+                1
+            ),
             [1]
         );
     }
@@ -184,7 +208,7 @@ mod tests {
     #[test]
     fn owners_that_are_gone_are_asked_for_nothing() {
         let channels = [(ChannelId(1), Some(NodeId(9)))];
-        let placement = place(&[candidate(1, "")], &channels, &Placement::new());
+        let placement = place(&[candidate(1, "")], &channels, &Placement::new(), usize::MAX);
         assert!(owned(&placement, 1).is_empty());
     }
 }

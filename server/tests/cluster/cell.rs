@@ -1,7 +1,7 @@
 //! A cell on the test's own runtime, and short ways to call its nodes.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +10,18 @@ use millrace_api::name::{BasinName, StreamName};
 use millrace_api::proto;
 use millrace_api::read::{ReadLimits, ReadRequest, ReadStart};
 use millrace_server::config::{NodeConfig, Settings};
-use millrace_server::env::Env;
+use millrace_server::env::{Env, Stores};
 use millrace_server::error::ServiceError;
 use millrace_server::frontend::service::Frontend;
 use millrace_server::frontend::service::types::{AppendAck, CreateBasin, CreateStream};
 use millrace_server::node::{Ended, Node};
+use millrace_wal::fault::{FaultStore, Faults};
+use millrace_wal::{StoreError, ZoneStore};
 use prost::Message;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+use crate::wire::{Wire, World};
 
 /// Longer than anything here takes unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,30 +36,52 @@ pub struct Running {
 /// Three nodes on one store.
 pub struct Cell {
     _dir: tempfile::TempDir,
-    path: PathBuf,
-    peers: String,
+    places: Vec<Place>,
+    pub wire: Wire,
     pub nodes: Vec<Option<Running>>,
     pub basin: BasinName,
+}
+
+/// What stays of a node when it stops.
+pub struct Place {
+    path: PathBuf,
+    /// Of the metadata group; in order of the nodes.
+    cluster_addrs: Vec<SocketAddr>,
+    forward_addr: SocketAddr,
+    node: usize,
+    world: World,
+    faults: Faults,
 }
 
 impl Cell {
     /// Starts three nodes at once; all of them serve when this returns.
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ports = free_ports(3);
-        let peers: Vec<_> = (1..=3)
-            .map(|node| format!("{node}=127.0.0.1:{}", ports[node - 1]))
-            .collect();
-        let mut cell = Self {
-            path: dir.path().to_owned(),
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let addrs: Vec<_> = free_ports(6).into_iter().map(at).collect();
+        let wire = Wire::default();
+        let place = |node: usize| {
+            let (cluster_addrs, forward_addr) = (addrs[..3].to_vec(), addrs[3 + node]);
+            wire.knows(cluster_addrs[node], node);
+            wire.knows(forward_addr, node);
+            Place {
+                path: dir.path().to_owned(),
+                cluster_addrs,
+                forward_addr,
+                node,
+                world: World::new(node, wire.clone()),
+                faults: Faults::new(node as u64),
+            }
+        };
+        let places: Vec<_> = (0..3).map(place).collect();
+        let started = futures::future::join_all(places.iter().map(Place::start)).await;
+        let cell = Self {
             _dir: dir,
-            peers: peers.join(","),
-            nodes: Vec::new(),
+            places,
+            wire: wire.clone(),
+            nodes: started.into_iter().map(Some).collect(),
             basin: BasinName::new("three-nodes").unwrap(),
         };
-        let started = (0..3).map(|node| start(&cell.path, &cell.peers, node));
-        let started = futures::future::join_all(started).await;
-        cell.nodes = started.into_iter().map(Some).collect();
         let config = CreateBasin::default();
         cell.node(0)
             .ensure_basin(cell.basin.clone(), config)
@@ -70,7 +96,17 @@ impl Cell {
 
     pub async fn restart(&mut self, node: usize) {
         assert!(self.nodes[node].is_none());
-        self.nodes[node] = Some(start(&self.path, &self.peers, node).await);
+        self.nodes[node] = Some(self.places[node].start().await);
+    }
+
+    /// The machine that the node is on.
+    pub fn world(&self, node: usize) -> &World {
+        &self.places[node].world
+    }
+
+    /// The node's way to the store.
+    pub fn faults(&self, node: usize) -> &Faults {
+        &self.places[node].faults
     }
 
     /// Stops gracefully.
@@ -135,33 +171,47 @@ impl Cell {
     }
 }
 
-async fn start(path: &Path, peers: &str, node: usize) -> Running {
-    let own = peers.split(',').nth(node).unwrap();
-    let cluster_addr: SocketAddr = own.split_once('=').unwrap().1.parse().unwrap();
-    let settings = Settings {
-        node_id: Some(node as u64 + 1),
-        peers: Some(peers.to_owned()),
-        cluster_addr: Some(cluster_addr),
-        cluster_plain: Some(true),
-        zone: Some(format!("zone-{node}")),
-        election_timeout: Some(Duration::from_millis(1000)),
-        data_dir: Some(path.join(format!("node-{node}"))),
-        store: Some(format!("file://{}", path.join("store").display())),
-        http_addr: Some(([127, 0, 0, 1], 0).into()),
-        channels: Some(2),
-        deletion_grace: Some(Duration::from_millis(10)),
-        ..Settings::default()
-    };
-    let config = NodeConfig::resolve(settings).expect("a valid configuration");
-    let started = tokio::time::timeout(PATIENCE, Node::start(config, Env::system()));
-    let node = started.await.expect("a start in time").expect("the node starts");
-    let frontend = node.frontend().clone();
-    let (stop, stopped) = oneshot::channel();
-    let ended = tokio::spawn(node.run(async { drop(stopped.await) }));
-    Running {
-        frontend,
-        stop,
-        ended,
+impl Place {
+    async fn start(&self) -> Running {
+        let peers = self.cluster_addrs.iter().enumerate();
+        let peers: Vec<_> = peers.map(|(node, addr)| format!("{}={addr}", node + 1)).collect();
+        let settings = Settings {
+            node_id: Some(self.node as u64 + 1),
+            peers: Some(peers.join(",")),
+            cluster_addr: Some(self.cluster_addrs[self.node]),
+            forward_addr: Some(self.forward_addr),
+            cluster_plain: Some(true),
+            zone: Some(format!("zone-{}", self.node)),
+            election_timeout: Some(Duration::from_millis(1000)),
+            data_dir: Some(self.path.join(format!("node-{}", self.node))),
+            store: Some(format!("file://{}", self.path.join("store").display())),
+            http_addr: Some(([127, 0, 0, 1], 0).into()),
+            channels: Some(2),
+            deletion_grace: Some(Duration::from_millis(10)),
+            ..Settings::default()
+        };
+        let config = NodeConfig::resolve(settings).expect("a valid configuration");
+        let env = self.world.env(Arc::new(Stored(self.faults.clone())));
+        let started = tokio::time::timeout(PATIENCE, Node::start(config, env));
+        let node = started.await.expect("a start in time").expect("the node starts");
+        let frontend = node.frontend().clone();
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(node.run(async { drop(stopped.await) }));
+        Running {
+            frontend,
+            stop,
+            ended,
+        }
+    }
+}
+
+/// Real stores, with faults.
+struct Stored(Faults);
+
+impl Stores for Stored {
+    fn open(&self, url: &str) -> Result<Arc<dyn ZoneStore>, StoreError> {
+        let store = Env::system().stores.open(url)?;
+        Ok(Arc::new(FaultStore::new(store, self.0.clone())))
     }
 }
 

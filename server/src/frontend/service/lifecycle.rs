@@ -1,5 +1,8 @@
 //! Whether the node takes requests.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use tokio_util::sync::CancellationToken;
 
 /// From start to stop: starting, ready, draining. Clones share one state.
@@ -7,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Lifecycle {
     ready: CancellationToken,
     draining: CancellationToken,
+    aside: Arc<AtomicBool>,
 }
 
 impl Lifecycle {
@@ -26,6 +30,15 @@ impl Lifecycle {
 
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
+    }
+
+    /// Whether the node is to own no channels. It serves requests all the same, through other nodes.
+    pub fn set_aside(&self, aside: bool) {
+        self.aside.store(aside, Relaxed);
+    }
+
+    pub fn is_aside(&self) -> bool {
+        self.aside.load(Relaxed)
     }
 
     /// Resolves when every channel serves. Cancel safe.

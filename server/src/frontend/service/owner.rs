@@ -43,8 +43,13 @@ impl Search {
             let _ = timeout_at(self.deadline, frontend.meta.wait_applied(applied)).await;
             return Ok(());
         }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        // A channel that begins to serve shows in this node's state.
+        let mut channels = frontend.meta.channels_changed();
+        channels.mark_unchanged();
+        tokio::select! {
+            () = sleep(self.pause) => self.pause = (self.pause * 2).min(PAUSE_MAX),
+            Ok(()) = channels.changed() => self.pause = PAUSE_MIN,
+        }
         Ok(())
     }
 }
