@@ -10,6 +10,8 @@ PROFILE ?= release
 ARGS ?=
 # Kills per store of `make crash`.
 ROUNDS ?= 200
+# Rounds of `make jepsen`; empty for five minutes.
+jepsen: ROUNDS :=
 # Seconds per target of `make fuzz`.
 SECONDS_EACH ?= 60
 
@@ -49,6 +51,12 @@ fix: deps ## Mend formatting and what clippy can mend
 .PHONY: crash
 crash: ## kill -9 under load, ROUNDS times on a local directory and on a real S3 server
 	@scripts/crash.sh $(ROUNDS)
+
+.PHONY: jepsen
+jepsen: deps ## Faults on a live cluster, judged by what clients saw: ROUNDS=100, or ARGS="--minutes 10 …" (docs/testing.md)
+	$(CARGO) build --locked --release -p millrace-server --bin millrace -p millrace-jepsen --bin millrace-jepsen
+	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/release/millrace-jepsen" live \
+	  --millrace "$$CARGO_TARGET_DIR/release/millrace" $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)'
 
 .PHONY: bench
 bench: deps ## Measure beside `s2 lite` (needs the `s2` command, see docs/benchmarks.md)

@@ -127,6 +127,46 @@ pub fn chain_hash(stream_hash: u64, record_hash: u64) -> u64 {
     XxHash3_64::oneshot_with_seed(stream_hash, &record_hash.to_le_bytes())
 }
 
+/// The hash that [`chain_hash`] made `stream_hash` from with this record: the same as before it.
+///
+/// For inputs of eight bytes every step of XXH3 can be undone: a difference with a constant of its secret, then rotations
+/// and multiplications by odd numbers. The steps are those of the XXH3 specification, backwards.
+pub fn unchain_hash(stream_hash: u64, record_hash: u64) -> u64 {
+    const PRIME: u64 = 0x9fb2_1c65_1e98_df25;
+    const INPUT_LEN: u64 = 8;
+    /// Bytes 8 to 16 and 16 to 24 of the default secret, little-endian, combined.
+    const SECRET: u64 = 0x1cad_21f7_2c81_017c ^ 0xdb97_9083_e96d_d4de;
+
+    let prime_inverse = inverse(PRIME);
+    let mut mixed = stream_hash;
+    mixed ^= mixed >> 28 ^ mixed >> 56;
+    mixed = mixed.wrapping_mul(prime_inverse);
+    // The part that was added comes from bits that the addition does not reach.
+    mixed ^= (mixed >> 35).wrapping_add(INPUT_LEN);
+    mixed = mixed.wrapping_mul(prime_inverse);
+    // 1 + r²⁴ + r⁴⁹, with r for a rotation by one, is r⁸ when raised to the eighth: its inverse is its seventh power
+    // and eight rotations back.
+    for _ in 0..7 {
+        mixed ^= mixed.rotate_left(24) ^ mixed.rotate_left(49);
+    }
+    mixed = mixed.rotate_right(8);
+
+    let input = record_hash.rotate_left(32);
+    let seed = SECRET.wrapping_sub(mixed ^ input);
+    seed ^ u64::from((seed as u32).swap_bytes()) << 32
+}
+
+/// Of an odd number, modulo 2⁶⁴, by Newton's method.
+const fn inverse(odd: u64) -> u64 {
+    let mut inverse = odd;
+    let mut bits = 3;
+    while bits < 64 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        bits *= 2;
+    }
+    inverse
+}
+
 /// [`chain_hash`] over records from the first one on.
 pub fn stream_hash(record_hashes: impl IntoIterator<Item = u64>) -> u64 {
     record_hashes.into_iter().fold(0, chain_hash)
@@ -293,6 +333,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_hash_can_be_followed_back(before: u64, record: u64) {
+            prop_assert_eq!(unchain_hash(chain_hash(before, record), record), before);
+        }
+
         #[test]
         fn what_is_written_is_read(
             phases in prop::collection::vec(

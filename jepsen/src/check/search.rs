@@ -15,13 +15,17 @@
 //!   and no other way to the same hash needs to be tried.
 //! - Behind the last read, batches of equal length and conditions cannot be told apart, and only one of them is tried.
 //!
-//! An append that fills a gap by itself is tried first, the latest one before others: that is how it mostly was.
+//! Few unknown outcomes are tried before many between one read and the next, an append that fills a gap by itself before
+//! those that need others, the latest one first: that is how it mostly was. And since the hash of a stream can be
+//! followed back over records that are known, the last gap before a read is known to be filled rightly or wrongly when
+//! it is filled, and not only at the read.
 //!
 //! Configurations are remembered by a 128-bit hash, 16 bytes each, and there is a bound to how many.
 
 use std::collections::HashSet;
 
 use super::operations::{Kind, Operation};
+use crate::history::unchain_hash;
 use crate::model::{Batch, State, Token};
 
 /// Configurations that are remembered; with all else, well under 2 GiB.
@@ -71,6 +75,11 @@ struct Search<'a> {
     unknown: Vec<Unknown<'a>>,
     /// No record hash is there twice.
     distinct: bool,
+    /// For each of `known`, the hash that the stream must have at its place for the next read to be right, if no gap
+    /// is in between.
+    required: Vec<Option<u64>>,
+    /// For each of `known`, how many gaps there are behind its place before the next read is over.
+    gaps: Vec<usize>,
     /// Index in `known` of the first operation that fits nowhere, whatever is filled in, and why.
     impossible: Option<(usize, String)>,
 }
@@ -106,6 +115,35 @@ struct Choice {
     order_len: usize,
     chosen: usize,
     turn: usize,
+}
+
+/// How many unknown outcomes may be put in order between two reads, for now.
+struct Limit {
+    outcomes: usize,
+    /// Something was left out because of it.
+    was_met: bool,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self {
+            outcomes: 1,
+            was_met: false,
+        }
+    }
+}
+
+impl Limit {
+    fn allows(&mut self, outcomes: usize) -> bool {
+        let allowed = outcomes <= self.outcomes;
+        self.was_met |= !allowed;
+        allowed
+    }
+
+    fn raise(&mut self) {
+        self.outcomes += 1;
+        self.was_met = false;
+    }
 }
 
 /// Which unknown outcomes are in the order.
@@ -178,6 +216,8 @@ impl<'a> Search<'a> {
             hashes_until: known.iter().rposition(reads).map_or(0, |last| last + 1),
             impossible: impossible(operations, &known),
             distinct: distinct(operations),
+            required: required(operations, &known),
+            gaps: gaps(operations, &known),
             known,
             unknown,
         })
@@ -196,6 +236,8 @@ impl<'a> Search<'a> {
         };
         let mut choices: Vec<Choice> = Vec::new();
         let mut visited = HashSet::new();
+        let mut steps = 0;
+        let mut limit = Limit::default();
         let mut furthest: Option<(usize, Blocked)> = None;
         let goal = self
             .impossible
@@ -218,13 +260,15 @@ impl<'a> Search<'a> {
             if self.distinct && self.known[settled..point.done].iter().any(|it| self.is_read(it)) {
                 choices.clear();
                 visited.clear();
+                limit = Limit::default();
             }
             // The next candidate to try here, or behind the last choice that has another one.
             let mut turn = 0;
             if stuck.is_none() {
-                if visited.len() >= configurations_max {
+                if steps >= configurations_max {
                     return Found::Undecided;
                 }
+                steps += 1;
                 if !visited.insert(self.configuration(point, &used)) {
                     turn = usize::MAX;
                 }
@@ -232,7 +276,7 @@ impl<'a> Search<'a> {
             loop {
                 let candidate = match stuck {
                     Some(_) => None,
-                    None => self.candidate(point, &used, turn),
+                    None => self.candidate(point, &used, turn, choices.len(), &mut limit),
                 };
                 if let Some((turn, chosen)) = candidate {
                     let it = &self.unknown[chosen];
@@ -258,6 +302,12 @@ impl<'a> Search<'a> {
                     furthest = Some((point.done, blocked));
                 }
                 let Some(choice) = choices.pop() else {
+                    if limit.was_met {
+                        limit.raise();
+                        visited.clear();
+                        turn = 0;
+                        continue;
+                    }
                     let (_, blocked) = furthest.expect("the search was blocked somewhere");
                     return Found::Nothing(blocked);
                 };
@@ -302,7 +352,16 @@ impl<'a> Search<'a> {
 
     /// The first unknown outcome from the given turn on that can come next, with its turn. First all that fill the
     /// gap alone have their turn, then all others, the latest of each first.
-    fn candidate(&self, point: Point, used: &Used, from: usize) -> Option<(usize, usize)> {
+    ///
+    /// `chosen` unknown outcomes were put in order since the last read.
+    fn candidate(
+        &self,
+        point: Point,
+        used: &Used,
+        from: usize,
+        chosen: usize,
+        limit: &mut Limit,
+    ) -> Option<(usize, usize)> {
         let next = &self.known[point.done];
         let room = next.place - point.state.tail;
         let fits = |index: usize| {
@@ -315,6 +374,13 @@ impl<'a> Search<'a> {
         };
         let count = self.unknown.len();
         let blind = point.done >= self.hashes_until;
+        let limited = self.distinct && !blind;
+        let right = |index: usize| {
+            let batch = self.unknown[index].batch;
+            let required = self.required[point.done].filter(|_| batch.len() == room);
+            let behind = || point.state.append(batch).map(|state| state.stream_hash);
+            required.is_none() || required == behind()
+        };
         let twin = |index: usize| {
             let later = index + 1..count;
             let alike = |other: &usize| self.unknown[*other].class == self.unknown[index].class;
@@ -323,8 +389,14 @@ impl<'a> Search<'a> {
         (from..2 * count).find_map(|turn| {
             let index = count - 1 - turn % count;
             let alone = self.unknown[index].batch.len() == room;
-            let its_turn = alone == (turn < count) && fits(index) && !(blind && twin(index));
-            its_turn.then_some((turn, index))
+            if alone != (turn < count) || !fits(index) || !right(index) || (blind && twin(index)) {
+                return None;
+            }
+            let needed = chosen + 1 + usize::from(!alone) + self.gaps[point.done];
+            if limited && !limit.allows(needed) {
+                return None;
+            }
+            Some((turn, index))
         })
     }
 
@@ -385,6 +457,44 @@ fn impossible(operations: &[Operation], known: &[Known]) -> Option<(usize, Strin
         }
     }
     None
+}
+
+/// Where the stream ends behind a known operation.
+fn end(operations: &[Operation], known: &Known) -> u64 {
+    match &operations[known.operation].kind {
+        Kind::Append { batch, .. } => known.place + batch.len(),
+        _ => known.place,
+    }
+}
+
+fn required(operations: &[Operation], known: &[Known]) -> Vec<Option<u64>> {
+    let mut required = vec![None; known.len()];
+    for (index, it) in known.iter().enumerate().rev() {
+        let next = known
+            .get(index + 1)
+            .filter(|next| next.place == end(operations, it));
+        let behind = next.and_then(|_| required[index + 1]);
+        required[index] = match &operations[it.operation].kind {
+            Kind::Read { stream_hash, .. } => Some(*stream_hash),
+            Kind::CheckTail { .. } => behind,
+            Kind::Append { batch, .. } => {
+                let records = batch.record_hashes.iter().rev();
+                behind.map(|hash| records.fold(hash, |hash, record| unchain_hash(hash, *record)))
+            }
+        };
+    }
+    required
+}
+
+fn gaps(operations: &[Operation], known: &[Known]) -> Vec<usize> {
+    let mut gaps = vec![0; known.len()];
+    for (index, it) in known.iter().enumerate().rev() {
+        let is_read = matches!(operations[it.operation].kind, Kind::Read { .. });
+        if let Some(next) = known.get(index + 1).filter(|_| !is_read) {
+            gaps[index] = gaps[index + 1] + usize::from(next.place > end(operations, it));
+        }
+    }
+    gaps
 }
 
 fn distinct(operations: &[Operation]) -> bool {

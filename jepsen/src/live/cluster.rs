@@ -146,6 +146,8 @@ impl Cluster {
             .args(["--store", &format!("file://{}", store.display())])
             .arg("--data-dir")
             .arg(self.data_dir(node))
+            // Names are used again soon.
+            .args(["--deletion-grace", "1s"])
             .args(["--log", "info,openraft=warn", "--log-format", "json"])
             .args(&self.plan.further)
             .stdin(Stdio::null())

@@ -18,7 +18,7 @@ use crate::workload;
 /// All streams of a run are in it.
 pub const BASIN: &str = "jepsen-basin";
 /// What takes longer has an unknown outcome.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A client that asks this node and no other, whatever answers say of who might know better.
 pub fn client_of(cluster: &Cluster, node: usize, seed: u64) -> anyhow::Result<Client> {

@@ -225,7 +225,7 @@ impl Run {
         let mut findings = Vec::new();
         let target = fault.as_ref().map_or(String::new(), |fault| fault.target.clone());
         if let Some(fault) = fault {
-            sleep(nemesis.lasts(lease)).await;
+            sleep(nemesis.lasts(lease, rng)).await;
             if nemesis != Nemesis::DiskFull {
                 findings.extend(ended_by_themselves(cluster));
             }

@@ -12,6 +12,7 @@ pub mod restart;
 
 use std::time::Duration;
 
+use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::live::cluster::Cluster;
@@ -164,15 +165,19 @@ impl Nemesis {
         }
     }
 
-    /// How long it is left in. Longer than a lease where that is the point.
-    pub fn lasts(self, lease: Duration) -> Duration {
+    /// How long it is left in: longer than it takes others to do without whom it hit, where that is the point. What was
+    /// killed is sometimes back before anybody has noticed.
+    pub fn lasts(self, lease: Duration, rng: &mut SmallRng) -> Duration {
+        let noticed = lease * 2 + Duration::from_secs(3);
         match self {
             Self::None => Duration::from_secs(3),
             Self::RestartRolling | Self::Clock | Self::Store | Self::Membership => Duration::ZERO,
-            Self::KillLeader | Self::KillOwner | Self::KillBoth | Self::KillMinority | Self::KillAll => {
-                lease * 2
+            Self::KillLeader | Self::KillOwner | Self::KillBoth | Self::KillMinority | Self::KillAll
+                if rng.random() =>
+            {
+                Duration::from_millis(200)
             }
-            _ => lease * 3,
+            _ => noticed,
         }
     }
 }

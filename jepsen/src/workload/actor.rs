@@ -5,7 +5,6 @@ use std::time::Duration;
 use millrace_client::{AppendAck, Batch, Error, FencingToken, ReadOptions, Record, Stream};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use rand::seq::IndexedRandom;
 use tokio::time::{Instant, sleep};
 
 use super::{Known, Prefix, Pulse, Setting, Track};
@@ -81,12 +80,14 @@ impl Actor {
         self.name = format!("{stream}/{}/life-{life}", self.number);
     }
 
-    /// The stream through any node.
+    /// The stream through a node: mostly the actor's own, so that a node that hangs does not stop everybody.
     pub fn node(&mut self) -> Stream {
-        self.nodes
-            .choose(&mut self.rng)
-            .expect("a cluster has at least one node")
-            .clone()
+        let home = self.number as usize % self.nodes.len();
+        let node = match self.rng.random_ratio(1, 20) {
+            true => self.rng.random_range(0..self.nodes.len()),
+            false => home,
+        };
+        self.nodes[node].clone()
     }
 
     /// How much of the stream it has read.

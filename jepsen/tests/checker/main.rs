@@ -438,7 +438,11 @@ fn a_search_that_is_too_long_is_given_up_and_not_passed() {
 #[test]
 #[ignore = "a measurement; run it in release"]
 fn ten_thousand_operations_are_decided_in_time() {
-    for (name, reads_percent) in [("a third reads", 33), ("one read in a hundred", 1)] {
+    for (name, reads_percent) in [
+        ("a third reads", 33),
+        ("one read in ten", 10),
+        ("one read in a hundred", 1),
+    ] {
         for damaged in [false, true] {
             let plan = Plan {
                 clients: 5,
