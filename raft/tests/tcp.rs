@@ -256,7 +256,9 @@ async fn a_member_that_was_away_for_long_comes_back_by_snapshot() {
     member.shutdown().await;
     let seen = member.applied_index();
     drop(member);
-    for part in 0..10 {
+    // A hundred thousand are for an afternoon.
+    let commands = std::env::var("MILLRACE_AWAY_COMMANDS").map_or(2000, |count| count.parse().unwrap());
+    for part in 0..commands / 200 {
         let all = (0..200).map(|n| members[0].propose(purge(part * 200 + n)));
         for done in futures::future::join_all(all).await {
             done.unwrap();

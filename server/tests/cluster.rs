@@ -2,6 +2,8 @@
 
 #[path = "cluster/admin.rs"]
 mod admin;
+#[path = "cluster/broken_disk.rs"]
+mod broken_disk;
 #[path = "cluster/cell.rs"]
 mod cell;
 #[path = "cluster/cut_off.rs"]

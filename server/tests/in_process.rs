@@ -8,5 +8,7 @@ mod deletion;
 mod fixture;
 #[path = "in_process/live_read.rs"]
 mod live_read;
+#[path = "in_process/recoveries.rs"]
+mod recoveries;
 #[path = "in_process/writers.rs"]
 mod writers;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cell::{PATIENCE, free_ports};
 
-const BASIN: &str = "killed-nodes";
+pub const BASIN: &str = "killed-nodes";
 
 pub struct Process {
     pub http: SocketAddr,
@@ -24,13 +24,18 @@ impl Drop for Process {
     }
 }
 
-fn start(dir: &Path, ports: &[u16], node: usize) -> Process {
+pub fn start(dir: &Path, ports: &[u16], node: usize) -> Process {
+    start_as(Command::new(env!("CARGO_BIN_EXE_millrace")), dir, ports, node)
+}
+
+/// With a program that takes the arguments of a node.
+pub fn start_as(mut program: Command, dir: &Path, ports: &[u16], node: usize) -> Process {
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
     let peers: Vec<_> = (0..3)
         .map(|node| format!("{}={}", node + 1, at(ports[node])))
         .collect();
     let http = at(ports[3 + node]);
-    let child = Command::new(env!("CARGO_BIN_EXE_millrace"))
+    let child = program
         .arg("server")
         .args(["--node-id", &(node + 1).to_string()])
         .args(["--peers", &peers.join(",")])
@@ -42,6 +47,7 @@ fn start(dir: &Path, ports: &[u16], node: usize) -> Process {
         .arg(dir.join(format!("node-{node}")))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .stderr(std::fs::File::create(dir.join(format!("node-{node}.log"))).expect("a log"))
         .spawn()
         .expect("the node starts");
     Process { http, child }
@@ -61,7 +67,7 @@ pub async fn ready(client: &reqwest::Client, node: &Process) {
 }
 
 /// Appends one record; its place, or `None` when the outcome is unknown or nothing happened.
-async fn append(client: &reqwest::Client, node: SocketAddr, number: u64) -> Result<Option<u64>, String> {
+pub async fn append(client: &reqwest::Client, node: SocketAddr, number: u64) -> Result<Option<u64>, String> {
     let url = format!("http://{node}/v1/streams/s/records");
     let sent = client
         .post(url)

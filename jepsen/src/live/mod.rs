@@ -1,0 +1,31 @@
+//! Real processes on this machine, real faults, and what their clients saw of it.
+
+pub mod cluster;
+pub mod edge;
+pub mod judge;
+pub mod network;
+pub mod report;
+pub mod run;
+pub mod target;
+
+use std::time::Duration;
+
+use millrace_client::Client;
+
+use self::cluster::Cluster;
+use crate::workload;
+
+/// All streams of a run are in it.
+pub const BASIN: &str = "jepsen-basin";
+/// What takes longer has an unknown outcome.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A client that asks this node and no other, whatever answers say of who might know better.
+pub fn client_of(cluster: &Cluster, node: usize, seed: u64) -> anyhow::Result<Client> {
+    let address = cluster.http(node);
+    let builder = Client::builder()
+        .endpoints([format!("http://{address}")])
+        .connector(move |_| edge::connect(address));
+    let seed = seed.wrapping_add(node as u64);
+    Ok(workload::client(builder, REQUEST_TIMEOUT, seed)?)
+}

@@ -1,0 +1,204 @@
+//! What is done to a cluster: one file for each kind of fault.
+//!
+//! A fault is put in and taken away again. Each attempt is reported for what it was: *installed*, *skipped* because
+//! this machine or this cluster cannot have it, or *unknown* when nobody can say whether it took hold.
+
+pub mod disk;
+pub mod kill;
+pub mod overload;
+pub mod partition;
+pub mod pause;
+pub mod restart;
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+
+use crate::live::cluster::Cluster;
+use crate::live::network::Cut;
+use crate::live::target::Target;
+
+/// The kinds of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Nemesis {
+    /// Nothing happens.
+    None,
+    /// kill -9 of the leader of the metadata group.
+    KillLeader,
+    /// kill -9 of the owner of the channel in use.
+    KillOwner,
+    /// kill -9 of leader and owner at once.
+    KillBoth,
+    /// kill -9 of as many as may be away.
+    KillMinority,
+    /// kill -9 of all.
+    KillAll,
+    /// SIGSTOP of the leader for longer than its lease, then SIGCONT.
+    PauseLeader,
+    /// The same with the owner.
+    PauseOwner,
+    /// The same with both at once.
+    PauseBoth,
+    /// The same with any node.
+    PauseAny,
+    /// The leader is cut off from its peers, and not from clients and store.
+    CutLeader,
+    /// The same with the owner.
+    CutOwner,
+    /// The same with any node.
+    CutAny,
+    /// Nothing comes in from peers at the leader.
+    CutLeaderIn,
+    /// Nothing goes out to peers from the leader.
+    CutLeaderOut,
+    /// Nothing comes in from peers at the owner.
+    CutOwnerIn,
+    /// Nothing goes out to peers from the owner.
+    CutOwnerOut,
+    /// No node hears any other.
+    CutAll,
+    /// Every node is stopped and started, one after the other.
+    RestartRolling,
+    /// Many clients ask for more than there is.
+    Overload,
+    /// The disk of a node's metadata is full.
+    DiskFull,
+    /// Clocks step and drift.
+    Clock,
+    /// The store is slow, fails, or does what it says it did not.
+    Store,
+    /// Members come and go.
+    Membership,
+}
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is in.
+    Installed(Fault),
+    /// It cannot be had.
+    Skipped(String),
+    /// It may be in, in part or whole; it is taken away all the same.
+    Unknown(Fault, String),
+}
+
+/// A fault that is in.
+#[derive(Debug)]
+pub struct Fault {
+    /// Whom it hit, for people.
+    pub target: String,
+    undo: Undo,
+}
+
+#[derive(Debug)]
+enum Undo {
+    Nothing,
+    Start(Vec<usize>),
+    Resume(Vec<usize>),
+    Network,
+    Overload(overload::Overload),
+    Disk(disk::Full),
+}
+
+impl Nemesis {
+    /// Those that a mixed run takes turns with.
+    pub const MIXED: [Self; 16] = [
+        Self::KillLeader,
+        Self::KillOwner,
+        Self::KillBoth,
+        Self::KillMinority,
+        Self::PauseLeader,
+        Self::PauseOwner,
+        Self::PauseBoth,
+        Self::PauseAny,
+        Self::CutLeader,
+        Self::CutOwner,
+        Self::CutAny,
+        Self::CutLeaderIn,
+        Self::CutLeaderOut,
+        Self::CutOwnerIn,
+        Self::CutOwnerOut,
+        Self::KillAll,
+    ];
+
+    /// As on the command line.
+    pub fn name(self) -> String {
+        clap::ValueEnum::to_possible_value(&self)
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// Puts the fault in.
+    pub async fn install(self, cluster: &mut Cluster, rng: &mut SmallRng) -> Outcome {
+        match self {
+            Self::None => Outcome::Installed(Fault {
+                target: "nobody".into(),
+                undo: Undo::Nothing,
+            }),
+            Self::KillLeader => kill::install(cluster, Target::Leader, rng).await,
+            Self::KillOwner => kill::install(cluster, Target::Owner, rng).await,
+            Self::KillBoth => kill::install(cluster, Target::Both, rng).await,
+            Self::KillMinority => kill::install(cluster, Target::Minority, rng).await,
+            Self::KillAll => kill::install(cluster, Target::All, rng).await,
+            Self::PauseLeader => pause::install(cluster, Target::Leader, rng).await,
+            Self::PauseOwner => pause::install(cluster, Target::Owner, rng).await,
+            Self::PauseBoth => pause::install(cluster, Target::Both, rng).await,
+            Self::PauseAny => pause::install(cluster, Target::Any, rng).await,
+            Self::CutLeader => partition::install(cluster, Target::Leader, Cut::Whole, rng).await,
+            Self::CutOwner => partition::install(cluster, Target::Owner, Cut::Whole, rng).await,
+            Self::CutAny => partition::install(cluster, Target::Any, Cut::Whole, rng).await,
+            Self::CutLeaderIn => partition::install(cluster, Target::Leader, Cut::In, rng).await,
+            Self::CutLeaderOut => partition::install(cluster, Target::Leader, Cut::Out, rng).await,
+            Self::CutOwnerIn => partition::install(cluster, Target::Owner, Cut::In, rng).await,
+            Self::CutOwnerOut => partition::install(cluster, Target::Owner, Cut::Out, rng).await,
+            Self::CutAll => partition::install(cluster, Target::All, Cut::Whole, rng).await,
+            Self::RestartRolling => restart::install(cluster).await,
+            Self::Overload => overload::install(cluster).await,
+            Self::DiskFull => disk::install(cluster, rng).await,
+            Self::Clock => Outcome::Skipped(
+                "processes of one machine share its clocks: the simulator has clocks of their own".into(),
+            ),
+            Self::Store => Outcome::Skipped("there is no store here that can be made to fail".into()),
+            Self::Membership => {
+                Outcome::Skipped("this harness does not know yet how to ask for another membership".into())
+            }
+        }
+    }
+
+    /// How long it is left in. Longer than a lease where that is the point.
+    pub fn lasts(self, lease: Duration) -> Duration {
+        match self {
+            Self::None => Duration::from_secs(3),
+            Self::RestartRolling | Self::Clock | Self::Store | Self::Membership => Duration::ZERO,
+            Self::KillLeader | Self::KillOwner | Self::KillBoth | Self::KillMinority | Self::KillAll => {
+                lease * 2
+            }
+            _ => lease * 3,
+        }
+    }
+}
+
+impl Fault {
+    /// Takes it away; the nodes may still need some time.
+    ///
+    /// # Errors
+    /// What is in the way: then the cluster is not what it was, and cannot be used any further.
+    pub async fn heal(self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        match self.undo {
+            Undo::Nothing => Ok(()),
+            Undo::Start(nodes) => nodes.into_iter().try_for_each(|node| cluster.start_node(node)),
+            Undo::Resume(nodes) => nodes.into_iter().try_for_each(|node| cluster.resume(node)),
+            Undo::Network => cluster.network.heal(),
+            Undo::Overload(overload) => {
+                overload.end().await;
+                Ok(())
+            }
+            Undo::Disk(full) => full.heal(cluster).await,
+        }
+    }
+}
+
+/// Nodes for people.
+fn named(nodes: &[usize]) -> String {
+    let names: Vec<_> = nodes.iter().map(|node| format!("node {}", node + 1)).collect();
+    names.join(", ")
+}
