@@ -203,6 +203,27 @@ async fn a_leader_that_is_removed_hands_over_and_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_voter_stays_while_one_that_just_died_would_be_needed_without_it() {
+    let cluster = Cluster::new(3).await;
+    let members = cluster.start_all().await;
+    members[0].propose(create(1)).await.unwrap();
+    let leader = members.iter().position(leads).expect("somebody leads");
+    let (dead, victim) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.cut(dead as u64 + 1);
+    // Nobody has noticed yet.
+    let removed = members[leader].remove(NodeId(victim as u64 + 1)).await;
+    assert!(matches!(removed, Err(MetaError::Retry(_))), "{removed:?}");
+    members[leader]
+        .propose(create(2))
+        .await
+        .expect("two of three go on");
+    assert_eq!(members[leader].metrics().voters, [1, 2, 3]);
+    // The dead one itself may go.
+    members[leader].remove(NodeId(dead as u64 + 1)).await.unwrap();
+    members[leader].propose(create(3)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn leadership_moves_where_it_is_sent() {
     let cluster = Cluster::new(3).await;
     let members = cluster.start_all().await;
