@@ -34,8 +34,9 @@ impl ReadResponse {
     /// The encoded message in pieces: what comes before the batch, behind `prefix`, and then the parts as they are.
     pub fn into_parts(self, mut prefix: BytesMut) -> Vec<Bytes> {
         self.put_key_and_len(&mut prefix);
-        let mut pieces = self.parts;
-        pieces.insert(0, prefix.freeze());
+        let mut pieces = Vec::with_capacity(1 + self.parts.len());
+        pieces.push(prefix.freeze());
+        pieces.extend(self.parts);
         pieces
     }
 
