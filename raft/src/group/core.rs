@@ -79,21 +79,23 @@ impl Core {
         let (failed, watched) = watch::channel(None);
         let mut metrics = self.raft.metrics();
         self.spawn(async move {
+            let mut gone = false;
             loop {
                 let state = metrics.borrow_watched().running_state.clone();
-                match state {
-                    Ok(()) => {}
+                let fatal = match state {
                     Err(Fatal::Stopped) => return,
-                    Err(fatal) => {
-                        tracing::error!(%fatal, "the metadata group has failed");
-                        failed.send_replace(Some(fatal.to_string().into()));
-                        // Whoever asks later must see it too.
-                        return failed.closed().await;
+                    Err(fatal) => fatal.to_string(),
+                    // It says why it ends, unless it panics.
+                    Ok(()) if gone => "it has panicked".to_owned(),
+                    Ok(()) => {
+                        gone = metrics.changed().await.is_err();
+                        continue;
                     }
-                }
-                if metrics.changed().await.is_err() {
-                    return;
-                }
+                };
+                tracing::error!(fatal, "the metadata group has failed");
+                failed.send_replace(Some(fatal.into()));
+                // Whoever asks later must see it too.
+                return failed.closed().await;
             }
         });
         watched
