@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
+use openraft::storage::RaftLogStorage;
 use tokio::sync::watch;
 
+use super::age;
 use super::options::{self, MetaOptions};
 use super::router::Book;
 use super::runtime::GroupRuntime;
-use crate::error::MetaError;
+use crate::error::{MetaError, StoreError};
 use crate::identity::Identity;
 use crate::network::Network;
 use crate::store::blocking::Blocking;
 use crate::store::dir::{MetaDir, Owner};
+use crate::store::lives::Lives;
 use crate::store::log::{Held, LogStore};
 use crate::store::machine::{Machine, StateMachine};
 use crate::types::TypeConfig;
@@ -37,6 +40,7 @@ pub struct Started {
     pub core: Core,
     pub machine: Arc<Machine>,
     pub identity: Identity,
+    pub lives: Arc<Lives>,
     pub book: Book,
 }
 
@@ -57,6 +61,7 @@ impl Core {
                 },
                 machine: parts.machine,
                 identity: parts.identity,
+                lives: parts.lives,
                 book: parts.book,
             }),
             Err(error) => {
@@ -137,6 +142,7 @@ struct Parts {
     raft: Raft,
     machine: Arc<Machine>,
     identity: Identity,
+    lives: Arc<Lives>,
     book: Book,
     log: Held,
 }
@@ -153,8 +159,31 @@ async fn start(options: MetaOptions) -> Result<Parts, MetaError> {
     let opened = blocking
         .run(move || Ok(open_stores(path, owner, blocking)))
         .await?;
-    let (log, machine, identity) = opened?;
+    let Opened {
+        mut log,
+        machine,
+        identity,
+        lives,
+    } = opened?;
     let held = log.held();
+    // Before it can vote, or say that it keeps anything.
+    options.slot.introduce(identity);
+    let unreadable = |error: std::io::Error| StoreError::io("read log", error);
+    let last = RaftLogStorage::get_log_state(&mut log)
+        .await
+        .map_err(unreadable)?;
+    let applied = machine.state().applied()?;
+    let has = [
+        last.last_log_id.map(|at| at.index),
+        // A snapshot that was taken in just before the end, with the log not cut yet.
+        applied.last.map(|at| at.index),
+    ];
+    let own = age::Own {
+        identity,
+        last_log_index: has.into_iter().flatten().max().unwrap_or(0),
+        lives: &lives,
+    };
+    age::check(own, &applied.membership, options.transport.clone()).await?;
     let book = Book::default();
     let network = Network {
         transport: options.transport.clone(),
@@ -168,20 +197,28 @@ async fn start(options: MetaOptions) -> Result<Parts, MetaError> {
         raft,
         machine,
         identity,
+        lives,
         book,
         log: held,
     })
 }
 
-fn open_stores(
-    path: PathBuf,
-    owner: Owner,
-    blocking: Blocking,
-) -> Result<(LogStore, Arc<Machine>, Identity), MetaError> {
+/// What a directory holds.
+struct Opened {
+    log: LogStore,
+    machine: Arc<Machine>,
+    identity: Identity,
+    lives: Arc<Lives>,
+}
+
+fn open_stores(path: PathBuf, owner: Owner, blocking: Blocking) -> Result<Opened, MetaError> {
     let dir = MetaDir::open(&path, owner)?;
-    let identity = dir.identity();
-    let log = LogStore::open(&dir.log(), blocking)?;
-    Ok((log, Machine::open(dir, blocking)?, identity))
+    Ok(Opened {
+        log: LogStore::open(&dir.log(), blocking)?,
+        identity: dir.identity(),
+        lives: Arc::new(Lives::open(dir.lives())?),
+        machine: Machine::open(dir, blocking)?,
+    })
 }
 
 pub fn failed(what: &str, error: impl std::fmt::Display) -> MetaError {
