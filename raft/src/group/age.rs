@@ -15,7 +15,6 @@ use crate::codec::forward;
 use crate::error::MetaError;
 use crate::identity::{Identity, Introduction};
 use crate::network::{Call, Peer, Transport};
-use crate::state::record::Members;
 use crate::store::lives::Lives;
 
 /// How long the others may take to answer.
@@ -29,18 +28,22 @@ pub struct Own<'a> {
     pub lives: &'a Lives,
 }
 
-/// Asks all other members at once.
+/// Asks all other members at once; those that its log names, which may be ahead of its state.
 ///
 /// # Errors
 ///
 /// [`MetaError::Unusable`] if one of them knows more of this member than its directory does.
-pub async fn check(own: Own<'_>, members: &Members, transport: Arc<dyn Transport>) -> Result<(), MetaError> {
+pub async fn check(
+    own: Own<'_>,
+    members: impl Iterator<Item = (NodeId, String)>,
+    transport: Arc<dyn Transport>,
+) -> Result<(), MetaError> {
     let node = own.identity.node;
-    let others = members.nodes.iter().filter(|(id, _)| **id != node.0);
-    let asked = others.map(|(id, member)| {
+    let others = members.filter(|(id, _)| *id != node);
+    let asked = others.map(|(node, address)| {
         let peer = Peer {
-            node: NodeId(*id),
-            address: member.address.clone(),
+            node,
+            address,
             directory: None,
         };
         let transport = &transport;

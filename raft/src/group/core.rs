@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_api::id::NodeId;
+use openraft::StorageHelper;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::storage::RaftLogStorage;
@@ -183,7 +185,17 @@ async fn start(options: MetaOptions) -> Result<Parts, MetaError> {
         last_log_index: has.into_iter().flatten().max().unwrap_or(0),
         lives: &lives,
     };
-    age::check(own, &applied.membership, options.transport.clone()).await?;
+    let mut state = StateMachine(machine.clone());
+    let members = StorageHelper::<TypeConfig, _, _>::new(&mut log, &mut state)
+        .get_membership()
+        .await
+        .map_err(|error| StoreError::io("read membership", error))?;
+    let members: Vec<_> = members
+        .effective()
+        .nodes()
+        .map(|(id, member)| (NodeId(*id), member.address.clone()))
+        .collect();
+    age::check(own, members.into_iter(), options.transport.clone()).await?;
     let book = Book::default();
     let network = Network {
         transport: options.transport.clone(),
