@@ -142,6 +142,13 @@ async fn a_member_with_an_old_copy_of_its_directory_is_refused_and_the_others_go
             member.shutdown().await;
             drop(member);
         };
+        let begin = async |member: &Meta, life| {
+            member.remember_life(Incarnation(life)).await.unwrap();
+            member.propose(register(node, Incarnation(life))).await.unwrap();
+        };
+        if lives {
+            begin(&members[old], 76).await;
+        }
         stop(members.remove(old)).await;
         let copy = cluster.fresh_dir();
         copy_dir(&cluster.seat(node.0).dir, &copy);
@@ -151,8 +158,7 @@ async fn a_member_with_an_old_copy_of_its_directory_is_refused_and_the_others_go
             .await
             .expect("a copy of now is no old one");
         if lives {
-            again.remember_life(Incarnation(77)).await.unwrap();
-            again.propose(register(node, Incarnation(77))).await.unwrap();
+            begin(&again, 77).await;
         }
         for n in 2..12 {
             again.propose(create(n)).await.unwrap();
