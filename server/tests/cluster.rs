@@ -6,6 +6,8 @@ mod admin;
 mod broken_disk;
 #[path = "cluster/cell.rs"]
 mod cell;
+#[path = "cluster/certificates.rs"]
+mod certificates;
 #[path = "cluster/cut_off.rs"]
 mod cut_off;
 #[path = "cluster/failover.rs"]
