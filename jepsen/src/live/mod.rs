@@ -1,5 +1,6 @@
 //! Real processes on this machine, real faults, and what their clients saw of it.
 
+pub mod admin;
 pub mod cluster;
 pub mod edge;
 pub mod judge;

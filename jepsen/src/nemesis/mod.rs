@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod kill;
+pub mod membership;
 pub mod overload;
 pub mod partition;
 pub mod pause;
@@ -68,8 +69,12 @@ pub enum Nemesis {
     Clock,
     /// The store is slow, fails, or does what it says it did not.
     Store,
-    /// Members come and go.
+    /// A node is added, votes, and is taken out again.
     Membership,
+    /// Another voter is asked to lead.
+    TransferLeader,
+    /// The owner gives its channels away, and is given some again.
+    DrainOwner,
 }
 
 /// What became of an attempt.
@@ -97,13 +102,15 @@ enum Undo {
     Start(Vec<usize>),
     Resume(Vec<usize>),
     Network,
+    Guest(u64),
+    Drain(usize),
     Overload(overload::Overload),
     Disk(disk::Full),
 }
 
 impl Nemesis {
     /// Those that a mixed run takes turns with.
-    pub const MIXED: [Self; 16] = [
+    pub const MIXED: [Self; 20] = [
         Self::KillLeader,
         Self::KillOwner,
         Self::KillBoth,
@@ -120,6 +127,10 @@ impl Nemesis {
         Self::CutOwnerIn,
         Self::CutOwnerOut,
         Self::KillAll,
+        Self::RestartRolling,
+        Self::Membership,
+        Self::TransferLeader,
+        Self::DrainOwner,
     ];
 
     /// As on the command line.
@@ -159,9 +170,9 @@ impl Nemesis {
                 "processes of one machine share its clocks: the simulator has clocks of their own".into(),
             ),
             Self::Store => Outcome::Skipped("there is no store here that can be made to fail".into()),
-            Self::Membership => {
-                Outcome::Skipped("this harness does not know yet how to ask for another membership".into())
-            }
+            Self::Membership => membership::add(cluster).await,
+            Self::TransferLeader => membership::transfer(cluster).await,
+            Self::DrainOwner => membership::drain(cluster, rng).await,
         }
     }
 
@@ -171,7 +182,7 @@ impl Nemesis {
         let noticed = lease * 2 + Duration::from_secs(3);
         match self {
             Self::None => Duration::from_secs(3),
-            Self::RestartRolling | Self::Clock | Self::Store | Self::Membership => Duration::ZERO,
+            Self::RestartRolling | Self::Clock | Self::Store | Self::TransferLeader => Duration::ZERO,
             Self::KillLeader | Self::KillOwner | Self::KillBoth | Self::KillMinority | Self::KillAll
                 if rng.random() =>
             {
@@ -193,6 +204,8 @@ impl Fault {
             Undo::Start(nodes) => nodes.into_iter().try_for_each(|node| cluster.start_node(node)),
             Undo::Resume(nodes) => nodes.into_iter().try_for_each(|node| cluster.resume(node)),
             Undo::Network => cluster.network.heal(),
+            Undo::Guest(node) => membership::remove(cluster, node).await,
+            Undo::Drain(node) => membership::resume(cluster, node).await,
             Undo::Overload(overload) => {
                 overload.end().await;
                 Ok(())
