@@ -124,6 +124,11 @@ impl Cluster {
         self.nodes[node].process.is_some() && !self.nodes[node].paused
     }
 
+    /// Whether its process is there, and stands still.
+    pub fn is_paused(&self, node: usize) -> bool {
+        self.nodes[node].process.is_some() && self.nodes[node].paused
+    }
+
     /// Starts a node that is not running; does not wait until it serves.
     pub fn start_node(&mut self, node: usize) -> anyhow::Result<()> {
         ensure!(self.nodes[node].process.is_none(), "node {} runs", node + 1);

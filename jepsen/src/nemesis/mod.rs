@@ -10,6 +10,7 @@ pub mod overload;
 pub mod partition;
 pub mod pause;
 pub mod restart;
+pub mod storm;
 
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub enum Nemesis {
     CutOwnerOut,
     /// No node hears any other.
     CutAll,
+    /// All of these at random, on top of each other.
+    Storm,
     /// Every node is stopped and started, one after the other.
     RestartRolling,
     /// Many clients ask for more than there is.
@@ -102,6 +105,7 @@ enum Undo {
     Start(Vec<usize>),
     Resume(Vec<usize>),
     Network,
+    Everything,
     Guest(u64),
     Drain(usize),
     Overload(overload::Overload),
@@ -110,7 +114,7 @@ enum Undo {
 
 impl Nemesis {
     /// Those that a mixed run takes turns with.
-    pub const MIXED: [Self; 20] = [
+    pub const MIXED: [Self; 22] = [
         Self::KillLeader,
         Self::KillOwner,
         Self::KillBoth,
@@ -127,6 +131,8 @@ impl Nemesis {
         Self::CutOwnerIn,
         Self::CutOwnerOut,
         Self::KillAll,
+        Self::Storm,
+        Self::Storm,
         Self::RestartRolling,
         Self::Membership,
         Self::TransferLeader,
@@ -163,6 +169,7 @@ impl Nemesis {
             Self::CutOwnerIn => partition::install(cluster, Target::Owner, Cut::In, rng).await,
             Self::CutOwnerOut => partition::install(cluster, Target::Owner, Cut::Out, rng).await,
             Self::CutAll => partition::install(cluster, Target::All, Cut::Whole, rng).await,
+            Self::Storm => storm::install(cluster, rng).await,
             Self::RestartRolling => restart::install(cluster).await,
             Self::Overload => overload::install(cluster).await,
             Self::DiskFull => disk::install(cluster, rng).await,
@@ -182,7 +189,9 @@ impl Nemesis {
         let noticed = lease * 2 + Duration::from_secs(3);
         match self {
             Self::None => Duration::from_secs(3),
-            Self::RestartRolling | Self::Clock | Self::Store | Self::TransferLeader => Duration::ZERO,
+            Self::Storm | Self::RestartRolling | Self::Clock | Self::Store | Self::TransferLeader => {
+                Duration::ZERO
+            }
             Self::KillLeader | Self::KillOwner | Self::KillBoth | Self::KillMinority | Self::KillAll
                 if rng.random() =>
             {
@@ -204,6 +213,7 @@ impl Fault {
             Undo::Start(nodes) => nodes.into_iter().try_for_each(|node| cluster.start_node(node)),
             Undo::Resume(nodes) => nodes.into_iter().try_for_each(|node| cluster.resume(node)),
             Undo::Network => cluster.network.heal(),
+            Undo::Everything => storm::heal(cluster).await,
             Undo::Guest(node) => membership::remove(cluster, node).await,
             Undo::Drain(node) => membership::resume(cluster, node).await,
             Undo::Overload(overload) => {
