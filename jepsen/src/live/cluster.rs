@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::edge;
 use super::network::Network;
+use super::store::Store;
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Plan {
     pub nodes: usize,
     /// As `--election-timeout`; a lease is twice as long.
     pub election_timeout: Duration,
+    /// An S3 server, as `--store` of a node but by way of proxies; a directory if there is none.
+    pub store: Option<String>,
     /// WAL channels of each node.
     pub channels: u32,
     /// What else is passed to each node.
@@ -37,6 +40,8 @@ pub struct Cluster {
     plan: Plan,
     /// Where they stand.
     pub network: Network,
+    /// What they store on.
+    pub store: Store,
     nodes: Vec<Node>,
     /// Where a further node stands, when there is one.
     spare: SocketAddr,
@@ -72,7 +77,9 @@ impl Cluster {
             process: None,
             paused: false,
         });
+        let store = Store::new(plan.store.as_deref(), &plan.dir, &network, plan.nodes).await?;
         let mut cluster = Self {
+            store,
             nodes: nodes.collect(),
             spare: SocketAddr::new(network.ip(plan.nodes), ports[2 * plan.nodes]),
             guest: None,
@@ -156,7 +163,6 @@ impl Cluster {
         cluster: SocketAddr,
     ) -> anyhow::Result<tokio::process::Command> {
         let output = append_to(&self.log(node))?;
-        let store = std::path::absolute(self.plan.dir.join("store"))?;
         let timeout = humantime::format_duration(self.plan.election_timeout);
         let mut command = self.network.command(place, &self.plan.program);
         command
@@ -167,7 +173,7 @@ impl Cluster {
             .args(["--zone", &format!("zone-{}", node + 1)])
             .args(["--election-timeout", &timeout.to_string()])
             .args(["--channels", &self.plan.channels.to_string()])
-            .args(["--store", &format!("file://{}", store.display())])
+            .args(["--store", &self.store.url(node)])
             .arg("--data-dir")
             .arg(self.data_dir(node))
             // Names are used again soon.

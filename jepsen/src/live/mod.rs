@@ -5,8 +5,10 @@ pub mod cluster;
 pub mod edge;
 pub mod judge;
 pub mod network;
+pub mod proxy;
 pub mod report;
 pub mod run;
+pub mod store;
 pub mod target;
 
 use std::time::Duration;

@@ -10,6 +10,7 @@ pub mod overload;
 pub mod partition;
 pub mod pause;
 pub mod restart;
+pub mod store;
 pub mod storm;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use rand::rngs::SmallRng;
 
 use crate::live::cluster::Cluster;
 use crate::live::network::Cut;
+use crate::live::proxy::Manners;
 use crate::live::target::Target;
 
 /// The kinds of fault.
@@ -70,8 +72,16 @@ pub enum Nemesis {
     DiskFull,
     /// Clocks step and drift.
     Clock,
-    /// The store is slow, fails, or does what it says it did not.
-    Store,
+    /// The store takes its time.
+    StoreSlow,
+    /// The store does not get half of the requests.
+    StoreFailing,
+    /// The store does what is asked, and a third of its answers get lost.
+    StoreLosing,
+    /// The owner does not reach the store.
+    StoreDarkOwner,
+    /// Nobody reaches the store.
+    StoreDark,
     /// A node is added, votes, and is taken out again.
     Membership,
     /// Another voter is asked to lead.
@@ -105,6 +115,7 @@ enum Undo {
     Start(Vec<usize>),
     Resume(Vec<usize>),
     Network,
+    Store,
     Everything,
     Guest(u64),
     Drain(usize),
@@ -176,7 +187,11 @@ impl Nemesis {
             Self::Clock => Outcome::Skipped(
                 "processes of one machine share its clocks: the simulator has clocks of their own".into(),
             ),
-            Self::Store => Outcome::Skipped("there is no store here that can be made to fail".into()),
+            Self::StoreSlow => store::install(cluster, Target::All, store::SLOW, rng).await,
+            Self::StoreFailing => store::install(cluster, Target::All, store::FAILING, rng).await,
+            Self::StoreLosing => store::install(cluster, Target::All, store::LOSING, rng).await,
+            Self::StoreDarkOwner => store::install(cluster, Target::Owner, store::DARK, rng).await,
+            Self::StoreDark => store::install(cluster, Target::All, store::DARK, rng).await,
             Self::Membership => membership::add(cluster).await,
             Self::TransferLeader => membership::transfer(cluster).await,
             Self::DrainOwner => membership::drain(cluster, rng).await,
@@ -189,14 +204,14 @@ impl Nemesis {
         let noticed = lease * 2 + Duration::from_secs(3);
         match self {
             Self::None => Duration::from_secs(3),
-            Self::Storm | Self::RestartRolling | Self::Clock | Self::Store | Self::TransferLeader => {
-                Duration::ZERO
-            }
+            Self::Storm | Self::RestartRolling | Self::Clock | Self::TransferLeader => Duration::ZERO,
             Self::KillLeader | Self::KillOwner | Self::KillBoth | Self::KillMinority | Self::KillAll
                 if rng.random() =>
             {
                 Duration::from_millis(200)
             }
+            // An owner gives up after ten seconds.
+            Self::StoreDarkOwner => Duration::from_secs(14),
             _ => noticed,
         }
     }
@@ -213,6 +228,10 @@ impl Fault {
             Undo::Start(nodes) => nodes.into_iter().try_for_each(|node| cluster.start_node(node)),
             Undo::Resume(nodes) => nodes.into_iter().try_for_each(|node| cluster.resume(node)),
             Undo::Network => cluster.network.heal(),
+            Undo::Store => {
+                let all: Vec<_> = (0..cluster.len()).collect();
+                cluster.store.set(&all, Manners::default())
+            }
             Undo::Everything => storm::heal(cluster).await,
             Undo::Guest(node) => membership::remove(cluster, node).await,
             Undo::Drain(node) => membership::resume(cluster, node).await,
