@@ -6,26 +6,24 @@ use std::path::PathBuf;
 use tonic_prost_build::Builder;
 
 const PROTO_DIR: &str = "../api/proto";
-const SERVICES: [&str; 3] = [
-    "millrace/v1/account.proto",
-    "millrace/v1/basin.proto",
-    "millrace/v1/stream.proto",
-];
+/// Services whose server is generated too. The one of records is served by hand: see `frontend/grpc/stream.rs`.
+const SERVED: [&str; 2] = ["millrace/v1/account.proto", "millrace/v1/basin.proto"];
+const RECORDS: &str = "millrace/v1/stream.proto";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={PROTO_DIR}");
-    let files = protox::compile(SERVICES, [PROTO_DIR])?;
     generator()
         .build_client(false)
         .codec_path("crate::frontend::grpc::codec::Codec")
-        .compile_fds(files.clone())?;
+        .compile_fds(protox::compile(SERVED, [PROTO_DIR])?)?;
     // Clients that know nothing but the .proto files, for the tests; no part of the library includes them.
     let clients = PathBuf::from(std::env::var("OUT_DIR")?).join("clients");
     std::fs::create_dir_all(&clients)?;
+    let [account, basin] = SERVED;
     generator()
         .build_server(false)
         .out_dir(clients)
-        .compile_fds(files)?;
+        .compile_fds(protox::compile([account, basin, RECORDS], [PROTO_DIR])?)?;
     among_nodes()
 }
 

@@ -3,6 +3,7 @@
 //!
 //! A leaf: no I/O, no clock, no randomness. Whatever needs one of these takes it as an argument.
 
+pub mod assembler;
 pub mod batch;
 pub mod command;
 pub mod config;

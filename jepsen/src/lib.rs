@@ -8,6 +8,7 @@
 pub mod check;
 pub mod history;
 pub mod live;
+pub mod measure;
 pub mod model;
 pub mod nemesis;
 pub mod recorder;

@@ -12,6 +12,9 @@ use millrace_jepsen::check::{self, Verdict, timeline};
 use millrace_jepsen::history;
 use millrace_jepsen::live::cluster::Plan;
 use millrace_jepsen::live::run::{Run, Until, run_dir};
+use millrace_jepsen::measure::creations::creations;
+use millrace_jepsen::measure::forwarding::forwarding;
+use millrace_jepsen::measure::resume::{Way, Who, resume};
 use millrace_jepsen::nemesis::Nemesis;
 use millrace_jepsen::workload::Workload;
 
@@ -39,6 +42,8 @@ enum Command {
     Live(Live),
     /// Judge the history of one stream
     Check(Check),
+    /// Measure a cluster of real processes
+    Measure(Measure),
 }
 
 /// Each round: clients begin their work, a fault comes and goes, every node is proved to serve again, every stream is
@@ -102,6 +107,53 @@ struct Live {
     further: Vec<String>,
 }
 
+/// All nodes and their clients share this machine, on loopback.
+#[derive(Args)]
+struct Measure {
+    #[command(subcommand)]
+    what: What,
+    /// The program to measure
+    #[arg(long, value_name = "PATH", env = "MILLRACE_BIN", global = true)]
+    millrace: Option<PathBuf>,
+    /// Longest election; a lease is twice as long
+    #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration, value_name = "DURATION", global = true)]
+    election_timeout: Duration,
+    /// Directory for data and logs [default: a new one below the system's for temporary files]
+    #[arg(long, global = true)]
+    dir: Option<PathBuf>,
+    /// Print the figures as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Further arguments for `millrace server`
+    #[arg(last = true, global = true)]
+    further: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// How long writers wait when a node goes
+    Resume {
+        /// How it goes
+        #[arg(long)]
+        way: Way,
+        /// Which goes
+        #[arg(long)]
+        who: Who,
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        rounds: usize,
+    },
+    /// What it costs to ask a node that is not the owner
+    Forwarding {
+        #[arg(long, default_value_t = 5, value_name = "N")]
+        rounds: usize,
+    },
+    /// How fast streams are made, listed, and there again after a restart
+    Creations {
+        #[arg(long, default_value_t = 100_000, value_name = "N")]
+        streams: usize,
+    },
+}
+
 /// The file has one JSON object per line, a start and a finish for each operation; the stream was empty at the
 /// beginning.
 #[derive(Args)]
@@ -121,6 +173,7 @@ fn main() -> ExitCode {
     let said = match Cli::parse().command {
         Command::Live(live) => live.run(),
         Command::Check(check) => check.run(),
+        Command::Measure(measure) => measure.run(),
     };
     match said {
         Ok(status) => ExitCode::from(status),
@@ -186,6 +239,42 @@ impl Live {
         }
         Ok(if report.is_good() { GOOD } else { BROKEN })
     }
+}
+
+impl Measure {
+    fn run(self) -> anyhow::Result<u8> {
+        let dir = run_dir(self.dir, drawn());
+        let program = self.millrace.context("--millrace says what to measure")?;
+        let plan = Plan {
+            program: std::path::absolute(program)?,
+            dir: dir.clone(),
+            nodes: 3,
+            election_timeout: self.election_timeout,
+            channels: 2,
+            further: self.further,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        let (text, json) = runtime.block_on(async {
+            match self.what {
+                What::Resume { way, who, rounds } => {
+                    let told = |victim, pause| eprintln!("node {}: {pause:?}", victim + 1);
+                    figures(resume(plan, way, who, rounds, told).await?)
+                }
+                What::Forwarding { rounds } => figures(forwarding(plan, rounds).await?),
+                What::Creations { streams } => figures(creations(plan, streams).await?),
+            }
+        })?;
+        println!("{}", if self.json { json } else { text });
+        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        Ok(GOOD)
+    }
+}
+
+fn figures<T: std::fmt::Display + serde::Serialize>(of: T) -> anyhow::Result<(String, String)> {
+    Ok((of.to_string(), serde_json::to_string_pretty(&of)?))
 }
 
 #[allow(

@@ -12,6 +12,7 @@ use millrace_api::id::NodeId;
 use millrace_raft::command::InitCell;
 use millrace_raft::error::MetaError;
 use millrace_raft::group::{Fresh, Meta};
+use millrace_raft::grpc::Lost;
 use millrace_raft::identity::{ClusterId, DirectoryId};
 use support::*;
 
@@ -199,6 +200,27 @@ async fn a_leader_that_is_removed_hands_over_and_leaves() {
     }
     let error = left[0].promote(NodeId(9)).await.unwrap_err();
     assert!(matches!(error, MetaError::Refused(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_voter_stays_while_one_that_just_died_would_be_needed_without_it() {
+    let cluster = Cluster::new(3).await;
+    let members = cluster.start_all().await;
+    members[0].propose(create(1)).await.unwrap();
+    let leader = members.iter().position(leads).expect("somebody leads");
+    let (dead, victim) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.cut(dead as u64 + 1);
+    // Nobody has noticed yet.
+    let removed = members[leader].remove(NodeId(victim as u64 + 1)).await;
+    assert!(matches!(removed, Err(MetaError::Retry(_))), "{removed:?}");
+    members[leader]
+        .propose(create(2))
+        .await
+        .expect("two of three go on");
+    assert_eq!(members[leader].metrics().voters, [1, 2, 3]);
+    // The dead one itself may go.
+    members[leader].remove(NodeId(dead as u64 + 1)).await.unwrap();
+    members[leader].propose(create(3)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -406,6 +428,43 @@ async fn whoever_has_no_certificate_of_the_cluster_is_turned_away() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_operator_reaches_the_services_for_operators_of_its_cluster_and_nothing_else() {
+    const REFUSED: &str = "7";
+    const NOBODY_THERE: &str = "12";
+    let authority = Authority::new();
+    let mut cluster = Cluster::new(1).await;
+    cluster.tls = Some(authority.tls());
+    let _members = cluster.start_all().await;
+    let asked = async |tls, name: &str, path: &str| {
+        let mut channel = cluster.operator(tls, name).channel(&cluster.address(1));
+        let mut request = http::Request::new(tonic::body::Body::empty());
+        *request.uri_mut() = format!("http://millrace.test{path}").parse().unwrap();
+        *request.method_mut() = http::Method::POST;
+        let answer = tower::Service::call(&mut channel, request).await?;
+        let status = answer.headers().get("grpc-status");
+        Ok::<_, Lost>(status.map(|status| status.to_str().unwrap().to_owned()))
+    };
+    let admin = "/millrace.admin.v1.Admin/Describe";
+    let group = [
+        "/millrace.node.v1.Group/Call",
+        "/millrace.node.v1.Group/InstallSnapshot",
+    ];
+    let own = Some(authority.tls());
+    let answer = asked(own.clone(), "test", admin).await.unwrap();
+    assert_eq!(answer.as_deref(), Some(NOBODY_THERE), "past the guard");
+    for path in group {
+        let answer = asked(own.clone(), "test", path).await.unwrap();
+        assert_eq!(answer.as_deref(), Some(REFUSED), "{path}");
+    }
+    let answer = asked(own, "another", admin).await.unwrap();
+    assert_eq!(answer.as_deref(), Some(REFUSED), "of another cluster");
+    for tls in [None, Some(Authority::new().tls())] {
+        let answer = asked(tls, "test", admin).await;
+        assert!(answer.is_err(), "no certificate of the cluster: {answer:?}");
+    }
 }
 
 /// Not a test of speed, but a way to see it.

@@ -1,5 +1,7 @@
-//! Three nodes of one cell in one process, over real connections.
+//! Several nodes of one cell, over real connections: in one process, or each in its own.
 
+#[path = "cluster/admin.rs"]
+mod admin;
 #[path = "cluster/broken_disk.rs"]
 mod broken_disk;
 #[path = "cluster/cell.rs"]

@@ -14,9 +14,11 @@ const BATCH_TAG: u32 = 1;
 
 /// `millrace.v1.ReadResponse`, with its batch encoded.
 ///
-/// The parts in order are the encoding of a `ReadBatch`; where they are cut means nothing. Encoding copies each part
-/// once; decoding gives one part, a slice of the buffer that was received, which it keeps alive. What is decoded is
+/// The parts in order are the encoding of a `ReadBatch`; where they are cut means nothing. [`into_parts`] encodes without
+/// a copy, [`Message::encode`] copies each part once; decoding gives one part, a slice of the buffer that was received, which it keeps alive. What is decoded is
 /// not looked into: [`decode_batch`](Self::decode_batch) does that.
+///
+/// [`into_parts`]: Self::into_parts
 #[derive(Clone, Default)]
 pub struct ReadResponse {
     parts: Vec<Bytes>,
@@ -27,6 +29,15 @@ impl ReadResponse {
     pub fn new(mut records: Vec<Bytes>, tail: Option<StreamPosition>) -> Self {
         records.extend(tail.map(encode_tail));
         Self { parts: records }
+    }
+
+    /// The encoded message in pieces: what comes before the batch, behind `prefix`, and then the parts as they are.
+    pub fn into_parts(self, mut prefix: BytesMut) -> Vec<Bytes> {
+        self.put_key_and_len(&mut prefix);
+        let mut pieces = Vec::with_capacity(1 + self.parts.len());
+        pieces.push(prefix.freeze());
+        pieces.extend(self.parts);
+        pieces
     }
 
     /// The encoded `ReadBatch`, as one slice: without a copy if there is but one part, as after decoding.
@@ -41,6 +52,12 @@ impl ReadResponse {
     /// Decodes the batch; its byte fields are slices of what was received.
     pub fn decode_batch(self) -> Result<ReadBatch, DecodeError> {
         ReadBatch::decode(self.into_batch_bytes())
+    }
+
+    /// Also when the batch is empty: that is a heartbeat, and not the lack of a batch.
+    fn put_key_and_len(&self, out: &mut impl BufMut) {
+        encoding::encode_key(BATCH_TAG, WireType::LengthDelimited, out);
+        encoding::encode_varint(self.batch_len() as u64, out);
     }
 
     fn batch_len(&self) -> usize {
@@ -58,9 +75,7 @@ impl ReadResponse {
 
 impl Message for ReadResponse {
     fn encode_raw(&self, buf: &mut impl BufMut) {
-        // Also when it is empty: that is a heartbeat, and not the lack of a batch.
-        encoding::encode_key(BATCH_TAG, WireType::LengthDelimited, buf);
-        encoding::encode_varint(self.batch_len() as u64, buf);
+        self.put_key_and_len(buf);
         for part in &self.parts {
             buf.put_slice(part);
         }

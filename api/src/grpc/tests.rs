@@ -1,4 +1,4 @@
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -310,6 +310,8 @@ proptest! {
         let encoded = Bytes::from(response.encode_to_vec());
         prop_assert_eq!(response.encoded_len(), encoded.remaining());
         prop_assert_eq!(&encoded, &plain.encode_to_vec());
+        let pieces = response.clone().into_parts(BytesMut::from("prefix"));
+        prop_assert_eq!(pieces.concat(), [b"prefix", &encoded[..]].concat());
         let decoded = ReadResponse::decode(encoded).unwrap();
         prop_assert_eq!(&decoded, &response);
         prop_assert_eq!(Some(decoded.decode_batch().unwrap()), plain.batch);

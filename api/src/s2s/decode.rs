@@ -2,9 +2,10 @@
 
 use std::io::Read;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
 use super::{COMPRESSION, Compression, FLAGS_LEN, LENGTH_LEN, RECONNECT, TERMINAL};
+use crate::assembler::Assembler;
 use crate::error::ErrorCode;
 use crate::limits::{S2S_BODY_DECOMPRESSED_MAX, S2S_FRAME_LEN_MAX};
 
@@ -49,11 +50,21 @@ impl FrameError {
 
 /// Reads frames from chunks of any size. Holds at most one frame that is not complete yet, and never more memory
 /// for it than twice what has arrived, or 64 KiB.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameDecoder {
-    pub(super) partial: BytesMut,
+    pub(super) partial: Assembler,
     reconnect_advised: bool,
     failed: Option<FrameError>,
+}
+
+impl Default for FrameDecoder {
+    fn default() -> Self {
+        Self {
+            partial: Assembler::new(PARTIAL_RESERVE),
+            reconnect_advised: false,
+            failed: None,
+        }
+    }
 }
 
 impl FrameDecoder {
@@ -72,7 +83,7 @@ impl FrameDecoder {
         let result = self.next(input);
         if let Err(error) = &result {
             self.failed = Some(error.clone());
-            self.partial = BytesMut::new();
+            self.partial.clear();
         }
         result
     }
@@ -92,45 +103,11 @@ impl FrameDecoder {
     }
 
     fn next(&mut self, input: &mut Bytes) -> Result<Option<Frame>, FrameError> {
-        let Some(frame) = self.take_frame(input)? else {
+        let Some(mut frame) = self.partial.take(input, frame_len)? else {
             return Ok(None);
         };
-        self.read_frame(frame).map(Some)
-    }
-
-    /// Flags and body of the next frame.
-    fn take_frame(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
-        if self.partial.is_empty() {
-            if let Some(len) = frame_len(input)?
-                && input.len() - LENGTH_LEN >= len
-            {
-                input.advance(LENGTH_LEN);
-                return Ok(Some(input.split_to(len)));
-            }
-            self.partial.reserve(input.len().max(LENGTH_LEN));
-        }
-        self.fill(LENGTH_LEN, input);
-        let Some(len) = frame_len(&self.partial)? else {
-            return Ok(None);
-        };
-        let total = LENGTH_LEN + len;
-        if self.partial.capacity() < total.min(PARTIAL_RESERVE) {
-            self.partial
-                .reserve(total.min(PARTIAL_RESERVE) - self.partial.len());
-        }
-        self.fill(total, input);
-        if self.partial.len() < total {
-            return Ok(None);
-        }
-        let mut frame = std::mem::take(&mut self.partial).freeze();
         frame.advance(LENGTH_LEN);
-        Ok(Some(frame))
-    }
-
-    /// Moves bytes from `input` until `partial` has `len` of them.
-    fn fill(&mut self, len: usize, input: &mut Bytes) {
-        let missing = len.saturating_sub(self.partial.len()).min(input.len());
-        self.partial.extend_from_slice(&input.split_to(missing));
+        self.read_frame(frame).map(Some)
     }
 
     fn read_frame(&mut self, mut frame: Bytes) -> Result<Frame, FrameError> {
@@ -150,15 +127,12 @@ impl FrameDecoder {
     }
 }
 
-/// Length of the frame that starts here, once it can be read; within bounds.
-fn frame_len(input: &[u8]) -> Result<Option<usize>, FrameError> {
-    let Some(&[high, middle, low]) = input.first_chunk::<LENGTH_LEN>() else {
-        return Ok(None);
-    };
+/// Length of the frame that starts like this, within bounds.
+fn frame_len(&[high, middle, low]: &[u8; LENGTH_LEN]) -> Result<usize, FrameError> {
     match u32::from_be_bytes([0, high, middle, low]) as usize {
         0 => Err(FrameError::Empty),
         len if len > S2S_FRAME_LEN_MAX => Err(FrameError::TooLong(len)),
-        len => Ok(Some(len)),
+        len => Ok(len),
     }
 }
 

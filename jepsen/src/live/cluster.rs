@@ -309,6 +309,13 @@ impl Cluster {
         }
     }
 
+    /// CPU time that the processes of all nodes have used, in seconds.
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        let processes = self.nodes.iter().filter_map(|node| node.process.as_ref()?.id());
+        let ticks = processes.map(cpu_ticks).sum::<anyhow::Result<u64>>()?;
+        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    }
+
     /// SIGKILL to all that run.
     pub async fn kill_all(&mut self) {
         for node in 0..self.len() {
@@ -317,6 +324,15 @@ impl Cluster {
         }
         self.end_guest().await;
     }
+}
+
+/// In user and kernel mode: the 14th and 15th field of `/proc/PID/stat`, of which the second may contain anything in
+/// parentheses.
+fn cpu_ticks(pid: u32) -> anyhow::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace());
+    let times = fields.context("no process status")?.skip(11).take(2);
+    Ok(times.map(str::parse::<u64>).sum::<Result<u64, _>>()?)
 }
 
 fn append_to(path: &Path) -> anyhow::Result<File> {

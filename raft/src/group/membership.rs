@@ -287,13 +287,7 @@ impl Meta {
         if left.is_empty() {
             return Err(invalid(format!("node {node} is the last voter")));
         }
-        let answering = left.iter().filter(|id| **id == own || self.answers(**id)).count();
-        if answering <= left.len() / 2 {
-            return Err(Undone::retry(format_args!(
-                "without node {node}, {answering} of {} voters would answer",
-                left.len()
-            )));
-        }
+        self.majority_answers_now(node, &left).await?;
         if node == own {
             let Some(next) = self.successor(left) else {
                 return Err(Undone::retry("no other voter answers"));
@@ -304,6 +298,29 @@ impl Meta {
         }
         self.write(ChangeMembers::RemoveVoters(BTreeSet::from([node.0])), true)
             .await
+    }
+
+    /// Waits until a majority of these has answered after this was called. With one that died a moment ago among them
+    /// the change would begin, and never end: its last step needs a majority of those who are left.
+    async fn majority_answers_now(&self, without: NodeId, left: &[NodeId]) -> Result<(), Undone> {
+        let own = self.shared.identity.node;
+        let asked = Instant::now();
+        let patience = self.shared.timing.election_timeout_max * 2;
+        loop {
+            let elapsed = asked.elapsed();
+            let answered = |id: &NodeId| *id == own || self.heard(*id).is_some_and(|ago| ago < elapsed);
+            let answering = left.iter().filter(|id| answered(id)).count();
+            if answering > left.len() / 2 {
+                return Ok(());
+            }
+            if elapsed > patience {
+                return Err(Undone::retry(format_args!(
+                    "without node {without}, {answering} of {} voters would answer",
+                    left.len()
+                )));
+            }
+            tokio::time::sleep(self.shared.timing.heartbeat_interval / 4).await;
+        }
     }
 
     async fn transfer_here(&self, to: NodeId, deadline: Instant) -> Result<(), Undone> {
@@ -374,9 +391,15 @@ impl Meta {
     /// Whether a member has answered this leader lately; `false` on a member that does not lead, and for the leader
     /// itself.
     pub fn answers(&self, node: NodeId) -> bool {
+        let lately = self.shared.timing.election_timeout_max * 2;
+        self.heard(node).is_some_and(|ago| ago < lately)
+    }
+
+    /// How long ago a member last answered this leader.
+    fn heard(&self, node: NodeId) -> Option<Duration> {
         let metrics = self.shared.core.raft().metrics().borrow_watched().clone();
         let heard = metrics.heartbeat.as_ref().and_then(|heard| *heard.get(&node.0)?);
-        heard.is_some_and(|at| at.elapsed() < self.shared.timing.election_timeout_max * 2)
+        heard.map(|at| at.elapsed())
     }
 
     /// Asks a node who it is.

@@ -14,7 +14,7 @@ use millrace_api::name::{BasinName, StreamName};
 use millrace_raft::command::{CreateBasin, CreateMode, CreateStream, PurgeBasin};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::{Blocking, Fresh, GroupRuntime, MemberSlot, Meta, MetaOptions, Role, Timing};
-use millrace_raft::grpc::{self, Connect, GrpcTransport, Io, Tls};
+use millrace_raft::grpc::{self, Connect, GrpcTransport, Io, OperatorTransport, Tls};
 use millrace_raft::identity::{ClusterId, DirectoryId, PeerAddress};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -151,6 +151,16 @@ impl Cluster {
         let starting = (1..=self.founders).map(|node| self.seat(node).start());
         let started = futures::future::join_all(starting).await;
         started.into_iter().map(Result::unwrap).collect()
+    }
+
+    /// The way of an operator of the cluster that has the name. To be asked for inside a runtime.
+    pub fn operator(&self, tls: Option<Tls>, name: &str) -> OperatorTransport {
+        let tcp = Tcp {
+            node: 0,
+            cuts: self.cuts.clone(),
+        };
+        let runtime = GroupRuntime::start(Blocking::Inline).unwrap();
+        OperatorTransport::new(tcp, tls, ClusterId::of_name(name), runtime)
     }
 
     /// From here on nothing gets to a node or from it.

@@ -147,7 +147,11 @@ pub fn too_few_without(nodes: &[pb::Node], node: u64) -> Option<String> {
         .iter()
         .filter(|other| other.voter && other.node != node)
         .collect();
-    let answering = left.iter().filter(|other| other.answers == Some(true)).count();
+    let silent = |other: &pb::Node| matches!(other.state(), State::Silent | State::Expired);
+    let answering = left
+        .iter()
+        .filter(|other| other.answers == Some(true) && !silent(other))
+        .count();
     if left.is_empty() {
         return Some(format!(
             "node {node} is the last voter: add another node and promote it first"
@@ -277,6 +281,12 @@ mod tests {
         nodes[1].answers = Some(false);
         assert!(too_few_without(&nodes, 3).unwrap().contains("1 of the 2"));
         assert_eq!(too_few_without(&nodes, 2), None, "the one that does not answer");
+        nodes[1].answers = Some(true);
+        nodes[1].state = State::Silent.into();
+        assert!(
+            too_few_without(&nodes, 3).is_some(),
+            "it answered until a moment ago"
+        );
         assert!(too_few_without(&nodes[..1], 1).unwrap().contains("last voter"));
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use millrace_raft::group::Meta;
+use millrace_raft::group::{Meta, Role};
 use millrace_wal::{LatencySnapshot, Wal};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -152,6 +152,29 @@ impl Collector for NodeCollector {
             "raft_term",
             "Term of the metadata group",
             group.term,
+        )?;
+        let help = "1 if somebody leads the metadata group, as far as this node knows; 0 otherwise";
+        gauge(
+            &mut encoder,
+            "raft_has_leader",
+            help,
+            u64::from(group.leader.is_some()),
+        )?;
+        let help = "1 on the node that leads the metadata group, as far as it knows; 0 on others";
+        gauge(
+            &mut encoder,
+            "raft_leads",
+            help,
+            u64::from(group.role == Role::Leader),
+        )?;
+        let help = "Index of the last entry in this node's log of the metadata group";
+        gauge(&mut encoder, "raft_log_index", help, group.last_log_index)?;
+        let help = "Channels that this node serves";
+        gauge(
+            &mut encoder,
+            "channels_owned",
+            help,
+            sources.channels.owned().len() as u64,
         )?;
         let (room, room_max) = &sources.append_room;
         let in_flight = room_max.saturating_sub(room.available_permits()) as u64;

@@ -13,7 +13,7 @@ use crate::cell::{PATIENCE, free_ports};
 pub const BASIN: &str = "killed-nodes";
 
 pub struct Process {
-    http: SocketAddr,
+    pub http: SocketAddr,
     pub child: Child,
 }
 

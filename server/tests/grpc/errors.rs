@@ -2,10 +2,15 @@
 
 use bytes::Bytes;
 use millrace_api::grpc::*;
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
 
 use crate::support::{Api, detail, expect_code, input, unique};
+
+/// What a path is answered that nobody serves.
+const NO_SERVICE: &str = "there is no such service here";
 
 #[tokio::test]
 async fn names_that_none_may_have_and_things_that_are_not_there() {
@@ -105,11 +110,10 @@ async fn a_message_that_is_too_long_is_refused_with_a_detail() {
 }
 
 /// Sends `message` as the request of `path`, whatever it is.
-async fn call(api: &Api, path: &'static str, message: Bytes) -> Result<(), Status> {
+async fn call(api: &Api, path: PathAndQuery, message: Bytes) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(api.channel.clone());
     grpc.ready().await.unwrap();
     let codec = raw::Codec;
-    let path = PathAndQuery::from_static(path);
     grpc.unary(Request::new(message), path, codec).await.map(drop)
 }
 
@@ -122,7 +126,12 @@ async fn bytes_that_are_no_message_are_bad_proto() {
         "/millrace.v1.StreamService/AppendSession",
         "/millrace.v1.BasinService/CreateStream",
     ] {
-        let refused = call(&api, path, Bytes::from_static(&[0xff; 9])).await;
+        let refused = call(
+            &api,
+            PathAndQuery::from_static(path),
+            Bytes::from_static(&[0xff; 9]),
+        )
+        .await;
         expect_code(refused, Code::InvalidArgument, "bad_proto");
     }
 }
@@ -130,10 +139,38 @@ async fn bytes_that_are_no_message_are_bad_proto() {
 #[tokio::test]
 async fn what_no_service_has_is_not_implemented() {
     let api = Api::new().await;
-    let refused = call(&api, "/millrace.v1.StreamService/Nothing", Bytes::new()).await;
-    expect_code(refused, Code::Unimplemented, "not_implemented");
-    let refused = call(&api, "/millrace.v1.NoService/Nothing", Bytes::new()).await;
-    expect_code(refused, Code::Unimplemented, "not_implemented");
+    for path in [
+        "/millrace.v1.StreamService/Nothing",
+        "/millrace.v1.AccountService/Nothing",
+        "/millrace.v1.NoService/Nothing",
+    ] {
+        let refused = call(&api, PathAndQuery::from_static(path), Bytes::new()).await;
+        expect_code(refused, Code::Unimplemented, "not_implemented");
+    }
+}
+
+/// `StreamService` is routed by hand.
+#[tokio::test]
+async fn every_method_that_is_declared_is_served() {
+    let api = Api::new().await;
+    let declared = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let mut methods = 0;
+    for file in declared
+        .file
+        .iter()
+        .filter(|file| file.package() == "millrace.v1")
+    {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/millrace.v1.{}/{}", service.name(), method.name());
+                let called = call(&api, PathAndQuery::try_from(path.as_str()).unwrap(), Bytes::new()).await;
+                let detail = called.err().map(|status| status.message().to_owned());
+                assert_ne!(detail.as_deref(), Some(NO_SERVICE), "{path}");
+                methods += 1;
+            }
+        }
+    }
+    assert!(methods >= 15, "{methods}");
 }
 
 /// Messages as bytes.

@@ -18,6 +18,17 @@ impl Session {
             node,
             address: address.to_owned(),
         };
+        let seen = self.led().await?;
+        if let Some(known) = seen.node(node)
+            && known.member
+            && matches!(known.state(), State::Expired | State::Silent)
+        {
+            bail!(
+                "node {node} is a member already, at {}, and does not answer. Start it there; if its disk was lost, \
+                 `millrace cluster remove {node}`, and add the new one under a number of its own",
+                known.cluster_address
+            );
+        }
         let what = format!("adding node {node}");
         self.insist(&what, |mut admin| {
             let request = request.clone();

@@ -1,4 +1,4 @@
-//! Messages to and from the buffers of a connection.
+//! Messages of the generated services, to and from the buffers of the gRPC library.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use tonic::codec::{
 use super::error::status;
 use crate::error::ServiceError;
 
-/// Protobuf that asks for its room at once: a batch of 1 MiB is written into one allocation instead of a growing one.
+/// Protobuf that refuses what does not decode as the rest of the API does.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for Codec<T, U> {
@@ -47,7 +47,6 @@ impl<T: Message> GrpcEncoder for Encoder<T> {
     type Error = Status;
 
     fn encode(&mut self, message: T, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.reserve(message.encoded_len());
         message.encode(out).expect("a growing buffer takes all");
         Ok(())
     }

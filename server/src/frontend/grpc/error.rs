@@ -22,6 +22,12 @@ pub(super) fn status(error: &ServiceError) -> Status {
     Status::with_details(code, message, details)
 }
 
+impl From<ServiceError> for Status {
+    fn from(error: ServiceError) -> Self {
+        status(&error)
+    }
+}
+
 /// The one table from S2's codes to gRPC's.
 const fn grpc_code(code: ErrorCode) -> Code {
     use ErrorCode::*;

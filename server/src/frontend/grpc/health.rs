@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
+use futures::stream::{BoxStream, unfold};
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -12,9 +14,7 @@ use super::account::Account;
 use super::basin::Basin;
 use super::generated::account_service_server::AccountServiceServer;
 use super::generated::basin_service_server::BasinServiceServer;
-use super::generated::stream_service_server::StreamServiceServer;
-use super::output::{Messages, Output};
-use super::stream::Stream;
+use super::stream;
 use crate::frontend::service::Frontend;
 
 /// The node as a whole goes by the empty name.
@@ -22,14 +22,14 @@ const SERVICES: [&str; 4] = [
     "",
     AccountServiceServer::<Account>::NAME,
     BasinServiceServer::<Basin>::NAME,
-    StreamServiceServer::<Stream>::NAME,
+    stream::NAME,
 ];
 
 pub(super) struct Health(pub Arc<Frontend>);
 
 #[tonic::async_trait]
 impl HealthService for Health {
-    type WatchStream = Messages<HealthCheckResponse>;
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn check(
         &self,
@@ -46,12 +46,7 @@ impl HealthService for Health {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let known = known(request.get_ref());
-        let frontend = self.0.clone();
-        let changes = Messages::written_by(1, move |output| async move {
-            watch(&frontend, known, &output).await;
-            Ok(())
-        });
-        Ok(Response::new(changes))
+        Ok(Response::new(watch(self.0.clone(), known)))
     }
 }
 
@@ -59,27 +54,41 @@ fn known(request: &HealthCheckRequest) -> bool {
     SERVICES.contains(&request.service.as_str())
 }
 
+/// What the next answer of a watch waits for.
+#[derive(Clone, Copy)]
+enum Awaited {
+    Nothing,
+    Readiness,
+    Stop,
+}
+
 /// Tells the state and each change of it; ends when the node stops, so as not to hold that up.
-async fn watch(frontend: &Frontend, known: bool, output: &Output<HealthCheckResponse>) {
-    let now = |frontend: &Frontend| match known {
-        true => health(frontend),
-        false => answer(ServingStatus::ServiceUnknown),
-    };
-    if !frontend.ready() && !frontend.draining() {
-        if output.send(now(frontend)).await.is_err() {
-            return;
+fn watch(frontend: Arc<Frontend>, known: bool) -> BoxStream<'static, Result<HealthCheckResponse, Status>> {
+    let answers = unfold(Some(Awaited::Nothing), move |awaited| {
+        let frontend = frontend.clone();
+        async move {
+            let awaited = awaited?;
+            match awaited {
+                Awaited::Nothing => {}
+                Awaited::Readiness => tokio::select! {
+                    () = frontend.readied() => {}
+                    () = frontend.drained() => {}
+                },
+                Awaited::Stop => frontend.drained().await,
+            }
+            let next = match awaited {
+                Awaited::Nothing if !frontend.ready() && !frontend.draining() => Some(Awaited::Readiness),
+                Awaited::Nothing | Awaited::Readiness => Some(Awaited::Stop),
+                Awaited::Stop => None,
+            };
+            let now = match known {
+                true => health(&frontend),
+                false => answer(ServingStatus::ServiceUnknown),
+            };
+            Some((Ok(now), next))
         }
-        tokio::select! {
-            () = frontend.readied() => {}
-            () = frontend.drained() => {}
-        }
-    }
-    if output.send(now(frontend)).await.is_err() {
-        return;
-    }
-    frontend.drained().await;
-    // Nobody is left to be told if this fails.
-    let _ = output.send(now(frontend)).await;
+    });
+    answers.boxed()
 }
 
 fn health(frontend: &Frontend) -> HealthCheckResponse {

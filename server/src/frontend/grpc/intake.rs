@@ -20,6 +20,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;
 
 use super::error::status;
+use super::framing::{HEAD_LEN, message_len};
 use crate::error::ServiceError;
 
 /// What all incomplete messages together may take: 64 of the largest at a time.
@@ -28,8 +29,6 @@ const BUDGET_BYTES: usize = 64 * GRPC_APPEND_LEN_MAX;
 const BUDGET_WAIT: Duration = Duration::from_secs(1);
 /// A message that takes longer to arrive is given up.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The flag and the length before each message.
-const HEADER_LEN: usize = 5;
 
 /// Room for incomplete messages. Clones share it.
 #[derive(Clone)]
@@ -68,7 +67,7 @@ impl Intake {
 /// Where in the sequence of messages a body stands.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Framing {
-    header: [u8; HEADER_LEN],
+    header: [u8; HEAD_LEN],
     header_len: usize,
     /// Of the message whose header is complete, what has not come yet.
     missing: usize,
@@ -79,11 +78,11 @@ struct Framing {
 impl Framing {
     fn feed(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
-            if self.header_len < HEADER_LEN {
+            if self.header_len < HEAD_LEN {
                 self.header[self.header_len] = data.get_u8();
                 self.header_len += 1;
                 self.missing = match self.header_len {
-                    HEADER_LEN => self.len(),
+                    HEAD_LEN => self.len(),
                     _ => 0,
                 };
             } else {
@@ -91,7 +90,7 @@ impl Framing {
                 data.advance(came);
                 self.missing -= came;
             }
-            if self.header_len == HEADER_LEN && self.missing == 0 {
+            if self.header_len == HEAD_LEN && self.missing == 0 {
                 self.header_len = 0;
                 self.complete += 1;
             }
@@ -100,8 +99,7 @@ impl Framing {
 
     /// Length of the message whose header is complete.
     fn len(&self) -> usize {
-        let [_, len @ ..] = self.header;
-        u32::from_be_bytes(len) as usize
+        message_len(&self.header)
     }
 
     /// Length of a message that is incomplete, if it is known and one that is waited for at all.
@@ -223,7 +221,7 @@ mod tests {
     fn message(len: usize) -> Vec<u8> {
         let mut message = vec![0];
         message.extend(u32::try_from(len).unwrap().to_be_bytes());
-        message.resize(HEADER_LEN + len, 7);
+        message.resize(HEAD_LEN + len, 7);
         message
     }
 
@@ -313,7 +311,7 @@ mod tests {
             let mut framing = Framing::default();
             for pair in at.windows(2) {
                 framing.feed(&all[pair[0]..pair[1]]);
-                let ends = lens.iter().scan(0, |end, len| { *end += HEADER_LEN + len; Some(*end) });
+                let ends = lens.iter().scan(0, |end, len| { *end += HEAD_LEN + len; Some(*end) });
                 let complete = ends.filter(|&end| end <= pair[1]).count() as u64;
                 prop_assert_eq!(framing.complete, complete);
             }

@@ -6,18 +6,20 @@
 //! - `grpc.health.v1` and server reflection, for load balancers and people.
 //!
 //! Every failure carries a `millrace.v1.ErrorDetail`, also that of a malformed request. Records pass as the bytes they
-//! are: an input is read in place in the buffer it came in, stored records are copied once, into the reply.
+//! are: an input is read in place in the frame it came in, stored records go to the connection from where they lie.
 
 mod account;
 mod append_session;
 mod basin;
 mod codec;
 mod error;
+mod framing;
 mod health;
+mod incoming;
 mod intake;
 mod names;
-mod output;
 mod read_session;
+mod reply;
 mod stream;
 
 use std::convert::Infallible;
@@ -30,7 +32,6 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use millrace_api::error::ErrorCode;
 use millrace_api::grpc::FILE_DESCRIPTOR_SET;
-use millrace_api::limits::GRPC_APPEND_LEN_MAX;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic_health::pb::health_server::HealthServer;
@@ -39,7 +40,6 @@ use tower::Service;
 
 use self::generated::account_service_server::AccountServiceServer;
 use self::generated::basin_service_server::BasinServiceServer;
-use self::generated::stream_service_server::StreamServiceServer;
 use self::intake::Intake;
 use crate::error::ServiceError;
 use crate::frontend::service::Frontend;
@@ -56,12 +56,10 @@ mod generated {
 pub fn router(frontend: Arc<Frontend>) -> Router {
     let account = AccountServiceServer::new(account::Account(frontend.clone()));
     let basin = BasinServiceServer::new(basin::Basin(frontend.clone()));
-    let stream = StreamServiceServer::new(stream::Stream(frontend.clone()));
-    let health = HealthServer::new(health::Health(frontend));
-    let ours = Router::new();
+    let health = HealthServer::new(health::Health(frontend.clone()));
+    let ours = stream::router(frontend);
     let ours = route(ours, account.max_decoding_message_size(SMALL_LEN_MAX));
     let ours = route(ours, basin.max_decoding_message_size(SMALL_LEN_MAX));
-    let ours = route(ours, stream.max_decoding_message_size(GRPC_APPEND_LEN_MAX));
     let others = route(Router::new(), health.max_decoding_message_size(SMALL_LEN_MAX));
     let reflection = reflection().build_v1().expect(DESCRIPTORS);
     let others = route(others, reflection.max_decoding_message_size(SMALL_LEN_MAX));

@@ -1,45 +1,23 @@
 //! A read session: batches and heartbeats, until the client or the session has had enough.
 
-use std::pin::pin;
 use std::sync::Arc;
 
+use axum::response::Response;
 use millrace_api::grpc::ReadResponse;
-use tonic::Status;
 
 use super::error::status;
-use super::output::{Messages, Output};
-use crate::error::ServiceError;
+use super::reply::{self, read_chunks};
 use crate::frontend::service::types::ReadEvent;
 use crate::frontend::service::{Frontend, ReadSession};
+use crate::frontend::session::read;
 
-/// One batch is got ready while the one before is sent.
-const BATCHES_WAITING_MAX: usize = 1;
-
-pub(super) fn messages(frontend: Arc<Frontend>, session: ReadSession) -> Messages<ReadResponse> {
-    Messages::written_by(BATCHES_WAITING_MAX, |output| run(frontend, session, output))
-}
-
-/// Writes what the session gives. Ends with `OK` where the session ends by its own terms.
-async fn run(
-    frontend: Arc<Frontend>,
-    mut session: ReadSession,
-    output: Output<ReadResponse>,
-) -> Result<(), Status> {
-    let mut drained = pin!(frontend.drained());
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = drained.as_mut() => Some(Err(ServiceError::draining())),
-            event = session.next() => event,
-        };
-        let message = match event.transpose().map_err(|error| status(&error))? {
-            None => return Ok(()),
-            Some(event) => message(event),
-        };
-        if output.send(message).await.is_err() {
-            return Ok(());
-        }
-    }
+/// What the session gives. Ends with `OK` where the session ends by its own terms.
+pub(super) fn reply(frontend: Arc<Frontend>, session: ReadSession) -> Response {
+    reply::stream(|output| async move {
+        let chunks = |event| Ok(read_chunks(message(event)));
+        let failed = read::run(frontend, session, &output, chunks).await?;
+        Ok(failed.map_or(Ok(()), |error| Err(status(&error))))
+    })
 }
 
 fn message(event: ReadEvent) -> ReadResponse {

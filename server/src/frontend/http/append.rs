@@ -16,11 +16,11 @@ use prost::Message;
 use super::basin::Basin;
 use super::failure::Failure;
 use super::media::{self, ContentType, Encoding};
-use super::output::written_by;
 use super::stream_path::StreamPath;
 use super::{App, append_session, body, frames, headers, reply};
 use crate::error::ServiceError;
 use crate::frontend::service::Intent;
+use crate::frontend::session::output::written_by;
 
 /// `POST /streams/{stream}/records`, in the protocol that the content type says.
 pub(super) async fn records(

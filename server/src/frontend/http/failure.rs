@@ -95,11 +95,6 @@ pub(super) fn error_body(error: &ServiceError) -> Vec<u8> {
     }
 }
 
-/// What a session is told when the node is about to stop.
-pub(super) fn draining() -> ServiceError {
-    ServiceError::new(ErrorCode::ServerDraining, "this node is stopping")
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

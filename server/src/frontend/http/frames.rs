@@ -9,11 +9,7 @@ use prost::Message;
 use super::failure::error_body;
 use crate::error::ServiceError;
 use crate::frontend::service::types::{AppendAck, ReadEvent, RecordBatch};
-
-/// Chunks smaller than this are joined with their neighbours: copying them costs less than a write of their own.
-const JOIN_BELOW: usize = 16 * 1024;
-/// Joined chunks grow up to this.
-const JOINED_MAX: usize = 64 * 1024;
+use crate::frontend::session::chunks::join_small;
 
 /// The frame that ends a session which failed.
 pub(super) fn terminal(error: &ServiceError) -> Bytes {
@@ -86,28 +82,6 @@ fn split(message: &[Bytes], has_tail: bool, compression: Compression) -> Result<
         chunks.extend(frame.expect("the cut leaves room for a tail"));
     }
     Ok(chunks)
-}
-
-fn join_small(parts: Vec<Bytes>) -> Vec<Bytes> {
-    if parts.len() <= 1 {
-        return parts;
-    }
-    let mut chunks = Vec::new();
-    let mut joined = BytesMut::new();
-    for part in parts {
-        let small = part.len() < JOIN_BELOW;
-        if !joined.is_empty() && (!small || joined.len() + part.len() > JOINED_MAX) {
-            chunks.push(joined.split().freeze());
-        }
-        match small {
-            true => joined.extend_from_slice(&part),
-            false => chunks.push(part),
-        }
-    }
-    if !joined.is_empty() {
-        chunks.push(joined.freeze());
-    }
-    chunks
 }
 
 #[cfg(test)]
@@ -245,22 +219,5 @@ mod tests {
         };
         assert_eq!(status, 412);
         assert_eq!(body, &br#"{"seq_num_mismatch":9}"#[..]);
-    }
-
-    #[test]
-    fn joining_keeps_every_byte_in_order() {
-        let sizes = [
-            0, 1, 20_000, 5, 5, 16_384, 16_383, 16_383, 16_383, 16_383, 16_383, 3,
-        ];
-        let parts: Vec<_> = sizes
-            .iter()
-            .enumerate()
-            .map(|(n, len)| Bytes::from(vec![n as u8; *len]))
-            .collect();
-        let whole = parts.concat();
-        let joined = join_small(parts);
-        assert_eq!(joined.concat(), whole);
-        assert!(joined.len() < sizes.len());
-        assert!(joined.iter().all(|chunk| chunk.len() <= JOINED_MAX));
     }
 }

@@ -17,7 +17,6 @@ mod frames;
 mod headers;
 mod media;
 mod operate;
-mod output;
 mod query;
 mod read;
 mod read_session;

@@ -13,13 +13,13 @@ use super::append::create;
 use super::basin::Basin;
 use super::failure::Failure;
 use super::media::{self, Encoding, Protocol};
-use super::output::written_by;
 use super::query::Parsed;
 use super::stream_path::StreamPath;
 use super::{App, frames, headers, read_session, reply, sse};
 use crate::error::ServiceError;
 use crate::frontend::service::Intent;
 use crate::frontend::service::types::RecordBatch;
+use crate::frontend::session::output::written_by;
 
 /// `GET /streams/{stream}/records/tail`
 pub(super) async fn tail(

@@ -1,40 +1,24 @@
-//! A read session: batches and heartbeats as frames, until the client or the session has had enough.
+//! A read session over S2S: batches and heartbeats as frames, and a terminal frame where it fails.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use millrace_api::s2s::Compression;
 
-use super::failure::draining;
 use super::frames::{read_event, terminal};
-use super::output::{Broken, Output};
 use crate::frontend::service::{Frontend, ReadSession};
+use crate::frontend::session::output::{Broken, Output};
+use crate::frontend::session::read;
 
 /// Writes what the session gives. Ends without a terminal frame where the session ends by its own terms.
 pub(super) async fn run(
     frontend: Arc<Frontend>,
-    mut session: ReadSession,
+    session: ReadSession,
     compression: Compression,
     output: Output,
 ) -> Result<(), Broken> {
-    let mut drained = pin!(frontend.drained());
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = drained.as_mut() => Some(Err(draining())),
-            event = session.next() => event,
-        };
-        let event = match event {
-            None => return Ok(()),
-            Some(event) => event,
-        };
-        match event.and_then(|event| read_event(event, compression)) {
-            Ok(chunks) => {
-                for chunk in chunks {
-                    output.send(chunk).await?;
-                }
-            }
-            Err(error) => return output.send(terminal(&error)).await,
-        }
+    let frames = |event| read_event(event, compression);
+    match read::run(frontend, session, &output, frames).await? {
+        None => Ok(()),
+        Some(error) => output.send(terminal(&error)).await,
     }
 }

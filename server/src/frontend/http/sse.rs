@@ -1,18 +1,18 @@
 //! A read session as server-sent events, for browsers.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use millrace_api::json::Format;
 use millrace_api::sse::{self, LastEventId, Ping};
 
-use super::failure::{draining, error_body};
-use super::output::{Broken, Output};
+use super::failure::error_body;
 use super::read::{json_capacity, parts};
 use crate::error::ServiceError;
 use crate::frontend::service::types::ReadEvent;
 use crate::frontend::service::{Frontend, ReadSession};
+use crate::frontend::session::output::{Broken, Output};
+use crate::frontend::session::read;
 
 /// Writes events. Remembers what was sent since the client's first request, over its reconnections.
 pub(super) struct Events {
@@ -63,25 +63,14 @@ impl Events {
 /// Writes what the session gives, then the mark of a clean end. A failure is an event of its own, without the mark.
 pub(super) async fn run(
     frontend: Arc<Frontend>,
-    mut session: ReadSession,
+    session: ReadSession,
     mut events: Events,
     output: Output,
 ) -> Result<(), Broken> {
-    let mut drained = pin!(frontend.drained());
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = drained.as_mut() => Some(Err(draining())),
-            event = session.next() => event,
-        };
-        let event = match event {
-            None => return output.send(done()).await,
-            Some(event) => event,
-        };
-        match event.and_then(|event| events.encode(event)) {
-            Ok(event) => output.send(event).await?,
-            Err(error) => return output.send(failed(&error)).await,
-        }
+    let encode = |event| Ok(vec![events.encode(event)?]);
+    match read::run(frontend, session, &output, encode).await? {
+        None => output.send(done()).await,
+        Some(error) => output.send(failed(&error)).await,
     }
 }
 

@@ -4,7 +4,7 @@
 //! goes away, drops the code with all it holds.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -19,10 +19,10 @@ const CHUNKS_WAITING_MAX: usize = 16;
 /// breaking off.
 #[derive(Debug, thiserror::Error)]
 #[error("the body was broken off")]
-pub(super) struct Broken;
+pub struct Broken;
 
 /// Where the code writes.
-pub(super) struct Output(mpsc::Sender<Bytes>);
+pub struct Output(mpsc::Sender<Bytes>);
 
 impl Output {
     /// Waits until the connection has room. Empty chunks are passed over.
@@ -34,50 +34,63 @@ impl Output {
     }
 }
 
-/// The body that `write` writes; it ends when `write` ends, properly if with `Ok`.
-pub(super) fn written_by<F, W>(write: F) -> Body
+/// What a body ends with, after all chunks.
+pub trait End: Send + 'static {
+    /// A last frame, or the error that breaks the body off; `None` is a proper end without more.
+    fn into_frame(self) -> Option<Result<Frame<Bytes>, Broken>>;
+}
+
+impl End for Result<(), Broken> {
+    fn into_frame(self) -> Option<Result<Frame<Bytes>, Broken>> {
+        self.err().map(Err)
+    }
+}
+
+/// The body that `write` writes; it ends when `write` ends, with what that says.
+pub fn written_by<F, W>(write: F) -> Body
 where
     F: FnOnce(Output) -> W,
-    W: Future<Output = Result<(), Broken>> + Send + 'static,
+    W: Future<Output: End> + Send + 'static,
 {
     let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
-    let writer: BoxFuture<'static, _> = Box::pin(write(Output(sender)));
+    let write = write(Output(sender));
+    let writer: BoxFuture<'static, _> = Box::pin(async move { write.await.into_frame() });
     Body::new(Written {
         writer: Some(writer),
         chunks,
-        broken: None,
+        last: None,
     })
 }
 
+type LastFrame = Option<Result<Frame<Bytes>, Broken>>;
+
 struct Written {
     /// `None` once it has ended.
-    writer: Option<BoxFuture<'static, Result<(), Broken>>>,
+    writer: Option<BoxFuture<'static, LastFrame>>,
     chunks: mpsc::Receiver<Bytes>,
     /// To be told after the chunks that were written before.
-    broken: Option<Broken>,
+    last: LastFrame,
 }
 
 impl http_body::Body for Written {
     type Data = Bytes;
     type Error = Broken;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LastFrame> {
         if let Poll::Ready(Some(chunk)) = self.chunks.poll_recv(cx) {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         if let Some(writer) = &mut self.writer
-            && let Poll::Ready(end) = writer.as_mut().poll(cx)
+            && let Poll::Ready(last) = writer.as_mut().poll(cx)
         {
             self.writer = None;
-            self.broken = end.err();
+            self.last = last;
         }
-        match (self.chunks.poll_recv(cx), &self.writer) {
-            (Poll::Ready(Some(chunk)), _) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
-            (Poll::Ready(None), None) => Poll::Ready(self.broken.take().map(Err)),
-            _ => Poll::Pending,
+        match (ready!(self.chunks.poll_recv(cx)), &self.writer) {
+            (Some(chunk), _) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
+            (None, None) => Poll::Ready(self.last.take()),
+            // The sender lives in the writer; one that has given it away ends in its own time.
+            (None, Some(_)) => Poll::Pending,
         }
     }
 }
@@ -88,6 +101,8 @@ mod tests {
 
     use super::*;
 
+    type Ended = Result<(), Broken>;
+
     #[tokio::test]
     async fn chunks_come_in_order_and_the_end_follows_them() {
         let body = written_by(|output| async move {
@@ -97,7 +112,7 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
             }
-            Ok(())
+            Ended::Ok(())
         });
         let bytes = body.collect().await.unwrap().to_bytes();
         assert_eq!(bytes, (0..100u8).collect::<Vec<_>>());
@@ -107,7 +122,7 @@ mod tests {
     async fn a_broken_body_gives_what_was_written_and_then_an_error() {
         let mut body = written_by(|output| async move {
             output.send(Bytes::from_static(b"x")).await?;
-            Err(Broken)
+            Ended::Err(Broken)
         });
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(first, &b"x"[..]);
@@ -123,7 +138,7 @@ mod tests {
             output.send(Bytes::from_static(b"x")).await?;
             std::future::pending::<()>().await;
             drop(in_writer);
-            Ok(())
+            Ended::Ok(())
         });
         body.frame().await.unwrap().unwrap();
         assert_eq!(std::sync::Arc::strong_count(&held), 2);
@@ -136,10 +151,10 @@ mod tests {
         let written = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let count = written.clone();
         let mut body = written_by(|output| async move {
-            loop {
-                output.send(Bytes::from_static(b"x")).await?;
+            while output.send(Bytes::from_static(b"x")).await.is_ok() {
                 count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
+            Ended::Ok(())
         });
         body.frame().await.unwrap().unwrap();
         assert!(written.load(std::sync::atomic::Ordering::Relaxed) <= CHUNKS_WAITING_MAX + 1);

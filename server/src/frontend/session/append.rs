@@ -1,0 +1,160 @@
+//! An append session: inputs come in and acknowledgements go out at the same time, on one request.
+//!
+//! - Acknowledgements are in the order of their inputs, one each.
+//! - The first failure ends the session, after all earlier acknowledgements, and nothing that came later is applied.
+//! - When the client has ended its side, what is owed is delivered and the session ends.
+//! - When the node is to stop, no further input is taken and that is the failure, after what is owed.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use futures::poll;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+
+use super::output::{Broken, Output};
+use crate::error::ServiceError;
+use crate::frontend::service::types::AppendAck;
+use crate::frontend::service::{AppendSession, Frontend, PendingAck, SESSION_WINDOW};
+
+/// Acknowledgements are sent together while more of them are ready, up to this many bytes.
+const ACK_CHUNK_BYTES: usize = 16 * 1024;
+
+/// What a protocol says on an append session.
+pub trait Protocol: Send {
+    type Input: Send;
+    /// What an acknowledgement repeats of its input.
+    type Note: Send;
+    /// Why the session ends without what the client asked for.
+    type Failure: From<ServiceError> + Send;
+
+    /// The next input; `None` when the client has ended its side. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Self::Input>, Self::Failure>> + Send;
+
+    /// Hands an input over.
+    fn submit(
+        &mut self,
+        session: &AppendSession,
+        input: Self::Input,
+    ) -> impl Future<Output = Result<(Self::Note, PendingAck), ServiceError>> + Send;
+
+    /// Appends an acknowledgement as it is on the wire.
+    fn put_ack(note: Self::Note, ack: &AppendAck, out: &mut BytesMut);
+}
+
+/// What the input side tells the output side, in order.
+enum Owed<P: Protocol> {
+    Ack(P::Note, PendingAck),
+    /// Nothing comes after it.
+    Failed(P::Failure),
+}
+
+/// Runs the session until either side ends it. Answers the failure that ended it, which is still to be told; `None`
+/// when all inputs have been acknowledged.
+pub async fn run<P: Protocol>(
+    frontend: Arc<Frontend>,
+    session: AppendSession,
+    protocol: P,
+    output: &Output,
+) -> Result<Option<P::Failure>, Broken> {
+    let (owed, to_deliver) = mpsc::channel(SESSION_WINDOW as usize);
+    let mut deliver = pin!(deliver::<P>(to_deliver, output));
+    tokio::select! {
+        biased;
+        delivered = deliver.as_mut() => delivered,
+        () = take_inputs(frontend, session, protocol, owed) => deliver.await,
+    }
+}
+
+/// Ends when nothing more is to be taken; dropping `owed` is then the output side's sign to end.
+async fn take_inputs<P: Protocol>(
+    frontend: Arc<Frontend>,
+    session: AppendSession,
+    mut protocol: P,
+    owed: mpsc::Sender<Owed<P>>,
+) {
+    let mut drained = pin!(frontend.drained());
+    loop {
+        let input = tokio::select! {
+            biased;
+            () = drained.as_mut() => Err(ServiceError::draining().into()),
+            input = protocol.next() => input,
+        };
+        let next = match input {
+            Ok(None) => return,
+            Ok(Some(input)) => match protocol.submit(&session, input).await {
+                Ok((note, pending)) => Owed::Ack(note, pending),
+                Err(error) => Owed::Failed(error.into()),
+            },
+            Err(failure) => Owed::Failed(failure),
+        };
+        let last = matches!(next, Owed::Failed(_));
+        if owed.send(next).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Writes what is owed, each as soon as it and all before it are known.
+async fn deliver<P: Protocol>(
+    mut owed: mpsc::Receiver<Owed<P>>,
+    output: &Output,
+) -> Result<Option<P::Failure>, Broken> {
+    let mut chunk = Chunk {
+        bytes: BytesMut::new(),
+        output,
+    };
+    loop {
+        let next = match owed.try_recv() {
+            Ok(next) => Some(next),
+            Err(TryRecvError::Disconnected) => None,
+            Err(TryRecvError::Empty) => {
+                chunk.send().await?;
+                owed.recv().await
+            }
+        };
+        let outcome = match next {
+            None => Ok(None),
+            Some(Owed::Failed(failure)) => Err(failure),
+            Some(Owed::Ack(note, pending)) => match chunk.until_known(pending).await? {
+                Ok(ack) => Ok(Some((note, ack))),
+                Err(error) => Err(error.into()),
+            },
+        };
+        match outcome {
+            Ok(Some((note, ack))) => P::put_ack(note, &ack, &mut chunk.bytes),
+            end => {
+                chunk.send().await?;
+                return Ok(end.err());
+            }
+        }
+        if chunk.bytes.len() >= ACK_CHUNK_BYTES {
+            chunk.send().await?;
+        }
+    }
+}
+
+/// Acknowledgements that leave together.
+struct Chunk<'a> {
+    bytes: BytesMut,
+    output: &'a Output,
+}
+
+impl Chunk<'_> {
+    async fn send(&mut self) -> Result<(), Broken> {
+        let bytes: Bytes = self.bytes.split().freeze();
+        self.output.send(bytes).await
+    }
+
+    /// Waits for one acknowledgement; sends what has gathered before it really has to wait.
+    async fn until_known(&mut self, pending: PendingAck) -> Result<Result<AppendAck, ServiceError>, Broken> {
+        let mut outcome = pin!(pending.wait());
+        if let Poll::Ready(outcome) = poll!(outcome.as_mut()) {
+            return Ok(outcome);
+        }
+        self.send().await?;
+        Ok(outcome.await)
+    }
+}
