@@ -250,6 +250,7 @@ impl Measure {
             dir: dir.clone(),
             nodes: 3,
             election_timeout: self.election_timeout,
+            store: None,
             channels: 2,
             further: self.further,
         };
