@@ -32,6 +32,8 @@ pub enum Target {
     Both,
     /// As many as may be away without stopping the others.
     Minority,
+    /// All nodes that are not.
+    AllButOwner,
     /// Any one.
     Any,
     /// All.
@@ -51,6 +53,10 @@ impl Target {
                 vec![leader(cluster).await.unwrap_or(any), owner]
             }
             Self::Minority => running().choose_multiple(rng, (cluster.len() - 1) / 2),
+            Self::AllButOwner => {
+                let owner = owner(cluster).await.unwrap_or(any);
+                running().filter(|node| *node != owner).collect()
+            }
             Self::Any => vec![any],
             Self::All => running().collect(),
         };

@@ -38,6 +38,8 @@ pub enum Nemesis {
     KillMinority,
     /// kill -9 of all.
     KillAll,
+    /// kill -9 of all but the owner: nobody is left to decide anything about metadata.
+    KillOthers,
     /// SIGSTOP of the leader for longer than its lease, then SIGCONT.
     PauseLeader,
     /// The same with the owner.
@@ -125,7 +127,7 @@ enum Undo {
 
 impl Nemesis {
     /// Those that a mixed run takes turns with.
-    pub const MIXED: [Self; 22] = [
+    pub const MIXED: [Self; 23] = [
         Self::KillLeader,
         Self::KillOwner,
         Self::KillBoth,
@@ -142,6 +144,7 @@ impl Nemesis {
         Self::CutOwnerIn,
         Self::CutOwnerOut,
         Self::KillAll,
+        Self::KillOthers,
         Self::Storm,
         Self::Storm,
         Self::RestartRolling,
@@ -168,6 +171,7 @@ impl Nemesis {
             Self::KillBoth => kill::install(cluster, Target::Both, rng).await,
             Self::KillMinority => kill::install(cluster, Target::Minority, rng).await,
             Self::KillAll => kill::install(cluster, Target::All, rng).await,
+            Self::KillOthers => kill::install(cluster, Target::AllButOwner, rng).await,
             Self::PauseLeader => pause::install(cluster, Target::Leader, rng).await,
             Self::PauseOwner => pause::install(cluster, Target::Owner, rng).await,
             Self::PauseBoth => pause::install(cluster, Target::Both, rng).await,
