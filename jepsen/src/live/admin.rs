@@ -65,6 +65,19 @@ pub async fn leader(cluster: &Cluster) -> Option<usize> {
     leader.checked_sub(1).filter(|node| *node < cluster.len())
 }
 
+/// The cluster says of itself that it is as it should be: every member answers, every channel is served. Nothing is
+/// said of a program that cannot tell.
+///
+/// # Errors
+/// It says that it is not, and why.
+pub async fn healthy(cluster: &Cluster) -> anyhow::Result<()> {
+    match ask(cluster, &["status"], Duration::from_secs(10)).await? {
+        Said::NotKnown => Ok(()),
+        Said::Done(status) if status.get("healthy") == Some(&Value::Bool(true)) => Ok(()),
+        Said::Done(status) => bail!("the cluster is not healthy: {status}"),
+    }
+}
+
 /// All replicas of the metadata are the same. Nothing is said of a program that cannot compare them.
 ///
 /// # Errors

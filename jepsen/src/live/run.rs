@@ -279,7 +279,8 @@ impl Run {
     }
 }
 
-/// Every node serves, and through each of them an append and a read of it succeed.
+/// Every node serves, and through each of them an append and a read of it succeed; every channel is served by somebody,
+/// and all replicas of the metadata are the same.
 async fn whole(cluster: &mut Cluster, seed: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + HEALS_WITHIN;
     for node in 0..cluster.len() {
@@ -310,7 +311,11 @@ async fn whole(cluster: &mut Cluster, seed: u64) -> anyhow::Result<()> {
         }
     }
     loop {
-        match admin::replicas_agree(cluster).await {
+        let sound = async {
+            admin::healthy(cluster).await?;
+            admin::replicas_agree(cluster).await
+        };
+        match sound.await {
             Ok(()) => return Ok(()),
             Err(error) if Instant::now() >= deadline => return Err(error),
             Err(_) => sleep(Duration::from_millis(200)).await,
