@@ -17,6 +17,7 @@ use millrace_jepsen::measure::forwarding::forwarding;
 use millrace_jepsen::measure::resume::{Way, Who, resume};
 use millrace_jepsen::nemesis::Nemesis;
 use millrace_jepsen::workload::Workload;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Nothing is wrong.
 const GOOD: u8 = 0;
@@ -224,10 +225,12 @@ impl Live {
             .enable_all()
             .build()?;
         let report = runtime.block_on(async {
-            let stop = tokio::signal::ctrl_c();
+            // Whoever stops it wants nodes and networks gone, too.
+            let mut terminated = signal(SignalKind::terminate())?;
             tokio::select! {
                 report = run.run(|round| eprintln!("{round}")) => report,
-                _ = stop => Err(anyhow::anyhow!("interrupted")),
+                _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+                _ = terminated.recv() => Err(anyhow::anyhow!("terminated")),
             }
         })?;
         match self.json {
