@@ -11,6 +11,7 @@ use std::time::Duration;
 use millrace_api::id::{ChannelId, ChunkSeq, Epoch, ZoneGen};
 use millrace_raft::command::{ReleaseChannels, ReleasedChannel};
 use millrace_raft::group::Meta;
+use millrace_raft::query::ChannelRecord;
 use millrace_wal::Wal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -110,6 +111,7 @@ impl Ownership {
     /// Until `stop`; then every channel has stopped and was given back. Ends earlier only with trouble, and only where
     /// there is no other node.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Trouble> {
+        let mut changed = self.parts.meta.channels_changed();
         loop {
             self.reconcile();
             let retry = self.avoid_until.values().min().copied();
@@ -119,6 +121,10 @@ impl Ownership {
                     break;
                 },
                 Some(ended) = self.tasks.join_next() => self.ended(ended).await?,
+                Ok(()) = changed.changed() => {
+                    let wanted = self.wanted.borrow().channels.clone();
+                    self.release_strays(&wanted).await;
+                }
                 () = sleep_until(retry), if retry.is_some() => self.forget_avoided(),
             }
         }
@@ -153,7 +159,7 @@ impl Ownership {
     ) -> Result<(), Trouble> {
         let (channel, gone) = ended.map_err(|panic| Trouble::Panicked(panic.to_string()))?;
         self.running.remove(&channel);
-        let alone = self.parts.stuck_after.is_none();
+        let alone = !self.has_others();
         match gone {
             Gone::Stopped(epoch, sealed_end) => {
                 self.release(vec![released(channel, epoch, sealed_end)]).await
@@ -196,6 +202,29 @@ impl Ownership {
             .send_modify(|avoid| avoid.retain(|channel| left.contains(channel)));
     }
 
+    /// Gives back what the group says is this life's and nobody serves or wants here: an assignment may be decided after
+    /// whoever asked for it was told to stop.
+    async fn release_strays(&self, wanted: &BTreeSet<ChannelId>) {
+        let channels = match self.parts.meta.state().channels() {
+            Ok(channels) if self.has_others() => channels,
+            _ => return,
+        };
+        let own = |record: &ChannelRecord| {
+            let owner = record.owner.map(|owner| (owner.node, owner.incarnation));
+            owner == Some((self.owner.node, self.owner.incarnation))
+        };
+        let strays = channels.iter().filter(|record| {
+            own(record) && !self.running.contains_key(&record.channel) && !wanted.contains(&record.channel)
+        });
+        let strays = strays.map(|record| released(record.channel, record.epoch, None));
+        self.release(strays.collect()).await;
+    }
+
+    /// Whether there is anybody to leave a channel to.
+    fn has_others(&self) -> bool {
+        self.parts.stuck_after.is_some()
+    }
+
     /// Tells the group that the channels have no owner. What becomes of it does not matter here: they have stopped for
     /// good, and without a release they are free when the lease has run out.
     async fn release(&self, channels: Vec<ReleasedChannel>) {
@@ -232,8 +261,10 @@ impl Ownership {
             }
         }
         // A node that is alone keeps its channels: it takes them over again at its next start.
-        if self.parts.stuck_after.is_some() {
+        if self.has_others() {
             self.release(stopped).await;
+            self.running.clear();
+            self.release_strays(&BTreeSet::new()).await;
         }
     }
 }

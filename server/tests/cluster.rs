@@ -14,6 +14,8 @@ mod cut_off;
 mod failover;
 #[path = "cluster/forwarding.rs"]
 mod forwarding;
+#[path = "cluster/paused.rs"]
+mod paused;
 #[path = "cluster/processes.rs"]
 mod processes;
 #[path = "cluster/wire.rs"]

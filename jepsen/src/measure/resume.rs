@@ -16,6 +16,9 @@ use crate::live::cluster::{Cluster, Plan};
 use crate::live::target;
 
 const STREAMS: usize = 6;
+/// The next round begins on a fresh cluster: whoever takes a channel over reads what is not in segments yet, and a cell
+/// that flushes keeps that as short as so many rounds do.
+const ROUNDS_PER_CLUSTER: usize = 5;
 /// Writers are undisturbed for so long before and after.
 const CALM: Duration = Duration::from_secs(1);
 const SERVES_WITHIN: Duration = Duration::from_secs(120);
@@ -75,24 +78,32 @@ pub async fn resume(
 ) -> anyhow::Result<Resume> {
     ensure!(plan.nodes > 2, "with fewer than three nodes nothing goes on");
     let election_timeout = plan.election_timeout;
-    let mut cluster = start(plan).await?;
+    let mut cluster = None;
     let mut pauses = Vec::new();
     for round in 0..rounds {
-        let leader = target::leader(&cluster).context("nobody leads")?;
-        let others: Vec<usize> = (0..cluster.len()).filter(|node| *node != leader).collect();
+        let mut running = match cluster.take() {
+            Some(running) if round % ROUNDS_PER_CLUSTER > 0 => running,
+            before => {
+                drop(before);
+                let dir = plan.dir.join(format!("cluster-{round:03}"));
+                start(Plan { dir, ..plan.clone() }).await?
+            }
+        };
+        let leader = target::leader(&running).await.context("nobody leads")?;
+        let others: Vec<usize> = (0..running.len()).filter(|node| *node != leader).collect();
         let victim = match who {
             Who::Leader => leader,
             Who::Other => others[round % others.len()],
         };
-        let pause = pause_of(&mut cluster, victim, way, election_timeout).await?;
+        let pause = pause_of(&mut running, victim, way, election_timeout).await?;
         told(victim, pause);
         pauses.push(pause);
-        cluster.start_node(victim)?;
-        cluster.serves(victim, SERVES_WITHIN).await?;
+        running.start_node(victim)?;
+        running.serves(victim, SERVES_WITHIN).await?;
         // Channels come back one at a time.
         sleep(election_timeout * 2 + CALM).await;
+        cluster = Some(running);
     }
-    cluster.kill_all().await;
     Ok(Resume {
         way,
         who,

@@ -1,7 +1,8 @@
 //! Which node is to own which channel.
 //!
 //! A channel stays where it is. One without an owner goes to the node with the fewest, in the zone with the fewest;
-//! when counts differ by two or more, one channel at a time is asked back from the fullest.
+//! when counts differ by two or more, one channel at a time is asked back from the fullest. A node that could not write
+//! a channel lately may not reach the store: it is given others only if nobody else can have them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +15,12 @@ pub struct Candidate {
     pub zone: String,
     /// Channels that it could not write lately.
     pub avoid: BTreeSet<ChannelId>,
+}
+
+impl Candidate {
+    fn is_troubled(&self) -> bool {
+        !self.avoid.is_empty()
+    }
 }
 
 /// Channels to own, per node.
@@ -53,7 +60,7 @@ pub fn place(
             wanted.insert(channel);
         }
     }
-    even_out(&mut placement);
+    even_out(candidates, &mut placement);
     placement
 }
 
@@ -84,6 +91,7 @@ fn emptiest(
         .min_by_key(|candidate| {
             (
                 candidate.avoid.contains(&channel),
+                candidate.is_troubled(),
                 count(&candidate.node),
                 in_zone(&candidate.zone),
                 candidate.node,
@@ -92,10 +100,12 @@ fn emptiest(
         .map(|candidate| candidate.node)
 }
 
-/// Asks one channel back when a node has at least two more than another.
-fn even_out(placement: &mut Placement) {
+/// Asks one channel back when a node has at least two more than another that may have it.
+fn even_out(candidates: &[Candidate], placement: &mut Placement) {
+    let sound = candidates.iter().filter(|candidate| !candidate.is_troubled());
+    let counts = sound.filter_map(|candidate| placement.get(&candidate.node).map(BTreeSet::len));
+    let Some(fewest) = counts.min() else { return };
     let fullest = placement.iter().max_by_key(|(node, owned)| (owned.len(), **node));
-    let fewest = placement.values().map(BTreeSet::len).min().unwrap_or(0);
     let Some((node, owned)) = fullest.filter(|(_, owned)| owned.len() >= fewest + 2) else {
         return;
     };
@@ -203,6 +213,24 @@ mod tests {
             ),
             [1]
         );
+    }
+
+    #[test]
+    fn what_a_node_could_not_write_is_not_taken_from_the_one_that_can() {
+        let mut nodes = [1, 2, 3].map(|node| candidate(node, ""));
+        nodes[1].avoid.insert(ChannelId(6));
+        let owner = |node| Some(NodeId(node));
+        let mut channels: Vec<_> = [(1, 1), (2, 2), (3, 3), (4, 1), (5, 3)]
+            .map(|(channel, node)| (ChannelId(channel), owner(node)))
+            .to_vec();
+        channels.push((ChannelId(6), None));
+        let mut before = Placement::new();
+        for _ in 0..3 {
+            before = place(&nodes, &channels, &before, usize::MAX);
+            let wanted = before.values().map(BTreeSet::len).sum::<usize>();
+            assert_eq!(wanted, 6, "every channel is wanted by somebody: {before:?}");
+            assert_eq!(owned(&before, 2), [2]);
+        }
     }
 
     #[test]
