@@ -38,6 +38,9 @@ pub enum Kind {
     StoreDown,
     /// A wall clock is set.
     ClockStep,
+    /// The store says of a create that it was done, and throws away what stood there. No store may do that: whoever
+    /// looks for faults must find this one. Never drawn.
+    StoreLies,
 }
 
 /// A fault of a run.
@@ -62,13 +65,19 @@ pub struct Faults {
 }
 
 impl Kind {
+    /// Those that a cluster has to stand.
+    pub fn fair() -> Vec<Self> {
+        let all = <Self as clap::ValueEnum>::value_variants().iter();
+        all.copied().filter(|kind| *kind != Self::StoreLies).collect()
+    }
+
     /// What it disturbs: two that disturb the same are not there at the same time.
     fn area(self) -> u8 {
         match self {
             Self::Crash | Self::CrashAll => 0,
             Self::Hold | Self::Partition | Self::OneWay => 1,
             Self::HoldClients => 2,
-            Self::StoreFlaky | Self::StoreSlow => 3,
+            Self::StoreFlaky | Self::StoreSlow | Self::StoreLies => 3,
             Self::StoreCut | Self::StoreDown => 4,
             Self::ClockStep => 5,
         }
@@ -79,6 +88,12 @@ impl Faults {
     /// Draws faults of these kinds for the time from `from` to `until`.
     pub fn draw(kinds: &[Kind], nodes: u64, from: Duration, until: Duration, rng: &mut SmallRng) -> Self {
         let mut coming: Vec<Fault> = Vec::new();
+        if kinds.contains(&Kind::StoreLies) {
+            // All the time: when it matters, nobody knows before.
+            let mut lies = Fault::draw(Kind::StoreLies, nodes, from, until, rng);
+            lies.until = until;
+            coming.push(lies);
+        }
         let mut at = from;
         while !kinds.is_empty() {
             at += Duration::from_millis(rng.random_range(100..2_500));
@@ -150,6 +165,7 @@ impl Fault {
                 fails: rng.random::<f64>() * flaky,
                 loses_answer: rng.random::<f64>() * flaky,
                 slow,
+                lies: kind == Kind::StoreLies,
             },
             step_ms: rng.random_range(-3_000..3_000),
         }
@@ -166,7 +182,9 @@ impl Fault {
             Kind::Partition => format!("what nodes {node} and {others:?} send each other is lost"),
             Kind::OneWay => format!("what node {node} sends to {others:?} is lost"),
             Kind::HoldClients => format!("what node {node} and clients send each other is late"),
-            Kind::StoreFlaky | Kind::StoreSlow => format!("the store has {:?}", self.trouble),
+            Kind::StoreFlaky | Kind::StoreSlow | Kind::StoreLies => {
+                format!("the store has {:?}", self.trouble)
+            }
             Kind::StoreCut => format!("node {node} does not reach the store"),
             Kind::StoreDown => "nobody reaches the store".into(),
             Kind::ClockStep => format!("the clock of node {node} is set by {} ms", self.step_ms),
@@ -184,7 +202,7 @@ impl Fault {
             Kind::Partition => self.pairs(|a, b| sim.partition(a, b)),
             Kind::OneWay => self.pairs(|a, b| sim.partition_oneway(a, b)),
             Kind::HoldClients => sim.hold(host(self.node), CLIENTS),
-            Kind::StoreFlaky | Kind::StoreSlow => world.store.set_trouble(self.trouble),
+            Kind::StoreFlaky | Kind::StoreSlow | Kind::StoreLies => world.store.set_trouble(self.trouble),
             Kind::StoreCut => world.store.cut_off(self.node, true),
             Kind::StoreDown => nodes
                 .iter()
@@ -217,7 +235,9 @@ impl Fault {
                 });
             }
             Kind::HoldClients => sim.release(host(self.node), CLIENTS),
-            Kind::StoreFlaky | Kind::StoreSlow => world.store.set_trouble(Trouble::default()),
+            Kind::StoreFlaky | Kind::StoreSlow | Kind::StoreLies => {
+                world.store.set_trouble(Trouble::default());
+            }
             Kind::StoreCut => world.store.cut_off(self.node, false),
             Kind::StoreDown => nodes
                 .iter()

@@ -229,7 +229,7 @@ fn draw_workload(rng: &mut StdRng) -> Workload {
 
 /// A few kinds: with all of them at once hardly anything gets done.
 fn draw_kinds(rng: &mut SmallRng) -> Vec<Kind> {
-    let mut kinds: Vec<Kind> = <Kind as clap::ValueEnum>::value_variants().to_vec();
+    let mut kinds = Kind::fair();
     let keep = rng.random_range(1..=4);
     while kinds.len() > keep {
         kinds.remove(rng.random_range(0..kinds.len()));

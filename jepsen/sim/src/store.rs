@@ -44,6 +44,8 @@ pub struct Trouble {
     pub loses_answer: f64,
     /// Everything takes so many times as long; 0 is as usual.
     pub slow: u64,
+    /// A create replaces what stands there.
+    pub lies: bool,
 }
 
 /// The store of a run. Clones share it.
@@ -229,8 +231,13 @@ impl Stores for StoreOf {
 impl ZoneStore for StoreOf {
     async fn create(&self, key: &str, payload: &Payload) -> Result<CreateOutcome, StoreError> {
         let (name, bytes) = (key.to_owned(), payload.to_bytes());
+        let lies = self.store.lock().trouble.lies;
         let create = move |objects: &mut Objects| match objects.entry(name) {
             Entry::Vacant(entry) => {
+                entry.insert(bytes);
+                CreateOutcome::Created
+            }
+            Entry::Occupied(mut entry) if lies => {
                 entry.insert(bytes);
                 CreateOutcome::Created
             }
@@ -274,5 +281,55 @@ impl ZoneStore for StoreOf {
         let name = key.to_owned();
         let delete = move |objects: &mut Objects| drop(objects.remove(&name));
         self.ask(format!("delete {key}"), delete).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    const LATER: Duration = Duration::from_secs(1);
+
+    fn create(store: &Store, node: u64) -> oneshot::Receiver<Result<CreateOutcome, StoreError>> {
+        let create = |objects: &mut Objects| match objects.insert("key".into(), Bytes::new()) {
+            None => CreateOutcome::Created,
+            Some(_) => CreateOutcome::Exists,
+        };
+        store.of(node).send("create key".into(), create)
+    }
+
+    #[test]
+    fn what_was_asked_happens_though_nobody_waits_for_it() {
+        let store = Store::new(1, Trace::new(false));
+        drop(create(&store, 1));
+        assert_eq!(store.objects(), 0);
+        store.step(LATER);
+        assert_eq!(store.objects(), 1);
+    }
+
+    #[test]
+    fn an_answer_that_is_lost_has_its_effect() {
+        let store = Store::new(1, Trace::new(false));
+        store.set_trouble(Trouble {
+            loses_answer: 1.0,
+            ..Trouble::default()
+        });
+        let answer = create(&store, 1);
+        store.step(LATER);
+        assert_eq!(store.objects(), 1);
+        assert!(answer.now_or_never().expect("it is lost by now").is_err());
+    }
+
+    #[test]
+    fn a_node_that_is_cut_off_changes_nothing() {
+        let store = Store::new(1, Trace::new(false));
+        store.cut_off(1, true);
+        let (cut, other) = (create(&store, 1), create(&store, 2));
+        store.step(LATER);
+        assert!(cut.now_or_never().expect("it is lost by now").is_err());
+        let answer = other.now_or_never().expect("it is there by now");
+        assert_eq!(answer.expect("it was answered"), Ok(CreateOutcome::Created));
     }
 }

@@ -53,3 +53,30 @@ impl Epochs {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariant::replica::Replica;
+
+    #[test]
+    fn two_owners_of_one_epoch_are_found() {
+        let mut epochs = Epochs::default();
+        let (mut one, mut other) = (Replica::new(), Replica::new());
+        one.assign(1);
+        other.assign(2);
+        assert_eq!(one.epoch(), other.epoch());
+        epochs.check(1, &one.view()).unwrap();
+        assert!(epochs.check(2, &other.view()).is_err());
+    }
+
+    #[test]
+    fn an_epoch_that_goes_back_is_found() {
+        let mut epochs = Epochs::default();
+        let (mut later, mut back) = (Replica::new(), Replica::new());
+        later.assign(1);
+        epochs.check(1, &later.view()).unwrap();
+        back.advance();
+        assert!(epochs.check(1, &back.view()).is_err());
+    }
+}

@@ -3,6 +3,8 @@
 //! They look at the metadata of nodes that serve. What only clients can see is judged by their histories.
 
 mod epochs;
+#[cfg(test)]
+mod replica;
 mod replicas;
 mod streams;
 pub mod timestamps;

@@ -30,3 +30,32 @@ impl Replicas {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariant::replica::Replica;
+
+    #[test]
+    fn replicas_that_differ_at_one_index_are_found() {
+        let mut replicas = Replicas::default();
+        let (mut one, mut other) = (Replica::new(), Replica::new());
+        replicas.check(1, &one.view()).unwrap();
+        replicas.check(2, &other.view()).unwrap();
+        assert_eq!(replicas.comparisons, 1);
+        one.assign(1);
+        other.assign(2);
+        replicas.check(1, &one.view()).unwrap();
+        assert!(replicas.check(2, &other.view()).is_err());
+    }
+
+    #[test]
+    fn a_replica_may_be_behind() {
+        let mut replicas = Replicas::default();
+        let (mut one, other) = (Replica::new(), Replica::new());
+        one.assign(1);
+        replicas.check(1, &one.view()).unwrap();
+        replicas.check(2, &other.view()).unwrap();
+        assert_eq!(replicas.comparisons, 0);
+    }
+}

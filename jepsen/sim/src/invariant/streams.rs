@@ -57,3 +57,54 @@ impl Streams {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_api::id::{ChannelId, StreamletId};
+    use millrace_api::position::StreamPosition;
+    use millrace_raft::state::record::OpenStreamlet;
+
+    use super::*;
+    use crate::invariant::replica::Replica;
+
+    fn at(seq_num: u64) -> StreamPosition {
+        StreamPosition {
+            seq_num,
+            timestamp: 0,
+        }
+    }
+
+    #[test]
+    fn a_gap_between_streamlets_is_found() {
+        let mut replica = Replica::new();
+        replica.forge(|stream| {
+            stream.open = Some(OpenStreamlet {
+                channel: ChannelId(1),
+                streamlet: StreamletId(9),
+                start: at(1),
+            });
+        });
+        assert!(Streams::default().check(1, &replica.view()).is_err());
+    }
+
+    #[test]
+    fn a_tail_that_goes_back_is_found() {
+        let mut streams = Streams::default();
+        let mut replica = Replica::new();
+        replica.forge(|stream| stream.tail = at(5));
+        streams.check(1, &replica.view()).unwrap();
+        let behind = Replica::new();
+        streams
+            .check(2, &behind.view())
+            .expect("a replica that is behind has an older tail");
+        replica.forge(|stream| stream.tail = at(4));
+        assert!(streams.check(1, &replica.view()).is_err());
+    }
+
+    #[test]
+    fn a_trim_behind_the_tail_is_found() {
+        let mut replica = Replica::new();
+        replica.forge(|stream| stream.trim = 1);
+        assert!(Streams::default().check(1, &replica.view()).is_err());
+    }
+}
