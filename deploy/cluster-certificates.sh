@@ -31,7 +31,7 @@ new_key() {
 
 if [ ! -e "$dir/ca.pem" ] && [ ! -e "$dir/ca.key" ]; then
   new_key "$work/ca.key"
-  openssl req -x509 -new -sha256 -key "$work/ca.key" -days "${CA_DAYS:-3650}" -subj "/CN=millrace cluster authority" \
+  openssl req -x509 -new -sha256 -key "$work/ca.key" -days "${CA_DAYS:-3650}" -subj "/CN=millrace cluster authority $(openssl rand -hex 4)" \
     -addext "basicConstraints=critical,CA:TRUE,pathlen:0" -addext "keyUsage=critical,keyCertSign,cRLSign" \
     -out "$work/ca.pem"
   mv "$work/ca.key" "$dir/ca.key"

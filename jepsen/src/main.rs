@@ -50,7 +50,7 @@ enum Command {
 /// read through every node, and all that clients were told is judged.
 ///
 /// Faults that need network namespaces (cut-…) or file systems of their own (disk-full) need root, and are reported as
-/// skipped where they cannot be had.
+/// skipped where they cannot be had; those of the store (store-…) need --store.
 #[derive(Args)]
 struct Live {
     /// The program to test
@@ -80,6 +80,10 @@ struct Live {
     /// Longest election; a lease is twice as long
     #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
     election_timeout: Duration,
+    /// An S3 server to store on, s3://BUCKET?endpoint=http://HOST:PORT…, reached through proxies that store-… faults
+    /// need; credentials come from the environment [default: a directory]
+    #[arg(long, value_name = "URL", env = "MILLRACE_JEPSEN_STORE")]
+    store: Option<String>,
     /// WAL channels of each node
     #[arg(long, default_value_t = 2, value_name = "N")]
     channels: u32,
@@ -192,6 +196,7 @@ impl Live {
                 dir: dir.clone(),
                 nodes: self.nodes,
                 election_timeout: self.election_timeout,
+                store: self.store,
                 channels: self.channels,
                 further: self.further,
             },
@@ -245,6 +250,7 @@ impl Measure {
             dir: dir.clone(),
             nodes: 3,
             election_timeout: self.election_timeout,
+            store: None,
             channels: 2,
             further: self.further,
         };

@@ -38,6 +38,7 @@ async fn clients_see_one_stream_while_a_node_is_killed_and_one_is_paused() {
             dir: dir.path().to_owned(),
             nodes: 3,
             election_timeout: Duration::from_millis(1000),
+            store: None,
             channels: 1,
             further: Vec::new(),
         },

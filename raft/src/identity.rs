@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use millrace_api::id::NodeId;
+use millrace_api::id::{Incarnation, NodeId};
 use sha2::{Digest, Sha256};
 
 macro_rules! id {
@@ -92,6 +92,18 @@ pub struct Introduction {
     pub members: Vec<Member>,
     /// With whom it wants to form a group; empty if it does not.
     pub peers: Vec<PeerAddress>,
+    /// What it knows of others that they must not have forgotten.
+    pub known: Vec<Known>,
+}
+
+/// What a member knows of another one's past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    pub node: NodeId,
+    /// Its life that was registered last.
+    pub incarnation: Option<Incarnation>,
+    /// Index of the last entry that it has said it keeps, to this member as the leader.
+    pub reached: Option<u64>,
 }
 
 /// A line of a peer list.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use millrace_api::id::NodeId;
+use millrace_api::id::{Incarnation, NodeId};
 use millrace_raft::command::InitCell;
 use millrace_raft::error::MetaError;
 use millrace_raft::group::{Fresh, Meta};
@@ -125,6 +125,71 @@ async fn a_member_whose_disk_was_replaced_is_refused() {
         wiped.propose(InitCell { cell_id: 1 }).await,
         Err(MetaError::Retry(_))
     ));
+}
+
+/// Restarts a member with a copy of its directory that was made before its last life.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_member_with_an_old_copy_of_its_directory_is_refused_and_the_others_go_on() {
+    // What the leader knows of its log, or what everybody knows of its lives, gives it away.
+    for (lives, same_leader) in [(false, true), (true, false)] {
+        let cluster = Cluster::new(3).await;
+        let mut members = cluster.start_all().await;
+        members[0].propose(create(1)).await.unwrap();
+        let led_by = members.iter().position(leads).expect("somebody leads");
+        let old = (led_by + 1) % 3;
+        let node = NodeId(old as u64 + 1);
+        let stop = async |member: Meta| {
+            member.shutdown().await;
+            drop(member);
+        };
+        stop(members.remove(old)).await;
+        let copy = cluster.fresh_dir();
+        copy_dir(&cluster.seat(node.0).dir, &copy);
+        let again = cluster
+            .seat(node.0)
+            .start()
+            .await
+            .expect("a copy of now is no old one");
+        if lives {
+            again.remember_life(Incarnation(77)).await.unwrap();
+            again.propose(register(node, Incarnation(77))).await.unwrap();
+        }
+        for n in 2..12 {
+            again.propose(create(n)).await.unwrap();
+        }
+        let index = again.applied_index();
+        stop(again).await;
+        if !same_leader {
+            // The new leader has never heard of the member.
+            let leader = members
+                .iter()
+                .find(|member| leads(member))
+                .expect("somebody leads");
+            let next = cluster.other_than(leader, node);
+            leader.transfer_leader(next).await.unwrap();
+        }
+        for member in &members {
+            member.wait_applied(index).await.unwrap();
+        }
+        let mut restored = cluster.seat(node.0);
+        restored.dir = copy;
+        match restored.start().await {
+            Err(MetaError::Unusable(why)) => {
+                assert!(
+                    why.contains("is an old copy") && why.contains("Remove node"),
+                    "{why}"
+                )
+            }
+            other => panic!("{:?}", other.map(|meta| meta.metrics())),
+        }
+        members[0].propose(create(100)).await.expect("the others go on");
+        let back = cluster
+            .seat(node.0)
+            .start()
+            .await
+            .expect("the directory that was in use last");
+        back.wait_applied(index).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

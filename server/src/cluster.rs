@@ -290,7 +290,11 @@ impl Lives {
             proves_old_dead: true,
             now_ms: self.env.now_ms(),
         };
-        while let Err(error) = self.parts.meta.propose(command.clone()).await {
+        let begun = async || {
+            self.parts.meta.remember_life(incarnation).await?;
+            self.parts.meta.propose(command.clone()).await
+        };
+        while let Err(error) = begun().await {
             tracing::warn!(%error, "the group did not register this node yet");
             sleep(PAUSE).await;
         }

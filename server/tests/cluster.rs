@@ -6,12 +6,16 @@ mod admin;
 mod broken_disk;
 #[path = "cluster/cell.rs"]
 mod cell;
+#[path = "cluster/certificates.rs"]
+mod certificates;
 #[path = "cluster/cut_off.rs"]
 mod cut_off;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/forwarding.rs"]
 mod forwarding;
+#[path = "cluster/paused.rs"]
+mod paused;
 #[path = "cluster/processes.rs"]
 mod processes;
 #[path = "cluster/wire.rs"]

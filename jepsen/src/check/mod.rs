@@ -13,7 +13,10 @@ use crate::history::Event;
 use crate::model::{State, Tokens};
 
 pub use self::operations::{Kind, Malformed, Operation};
-pub use self::search::{CONFIGURATIONS_MAX, Found};
+pub use self::search::{Blocked, CONFIGURATIONS_MAX, Found};
+
+/// To find the shortest beginning that is a violation, a dozen have to be judged.
+const CONFIGURATIONS_OF_A_BEGINNING_MAX: usize = 300_000;
 
 /// What is said of a history.
 #[derive(Debug, Clone)]
@@ -93,51 +96,42 @@ pub fn check_within(
                 ),
             }
         }
-        Found::Nothing(_) => Verdict::Violation(Box::new(shortest(events, records, configurations_max)?)),
+        Found::Nothing(blocked) => {
+            let whole = Violation::new(events.len(), operations, blocked, tokens);
+            Verdict::Violation(Box::new(shortest(events, records, whole)?))
+        }
     })
 }
 
 /// The violation in the shortest beginning that has one. Every beginning of a linearizable history is linearizable, so
-/// that halving finds it. A beginning that cannot be decided counts as good: then what is found is not the shortest.
-fn shortest(
-    events: &[Event],
-    records: Option<&[u64]>,
-    configurations_max: usize,
-) -> Result<Violation, Malformed> {
-    let (mut good, mut bad) = (0, events.len());
-    while bad - good > 1 {
-        let middle = good + (bad - good) / 2;
-        match violation(&events[..middle], records, configurations_max)? {
-            Some(_) => bad = middle,
-            None => good = middle,
+/// that halving finds it. A beginning that takes long to decide counts as good: then what is found is not the shortest.
+fn shortest(events: &[Event], records: Option<&[u64]>, whole: Violation) -> Result<Violation, Malformed> {
+    let (mut good, mut bad) = (0, whole);
+    while bad.events - good > 1 {
+        let middle = good + (bad.events - good) / 2;
+        let mut tokens = Tokens::default();
+        let operations = operations::operations(&events[..middle], &mut tokens)?;
+        match search::search(&operations, records, CONFIGURATIONS_OF_A_BEGINNING_MAX) {
+            Found::Nothing(blocked) => bad = Violation::new(middle, operations, blocked, tokens),
+            Found::Order(_) | Found::Undecided => good = middle,
         }
     }
-    let found = violation(&events[..bad], records, configurations_max)?;
-    Ok(found.expect("the search gives the same answer again"))
+    Ok(bad)
 }
 
-fn violation(
-    events: &[Event],
-    records: Option<&[u64]>,
-    configurations_max: usize,
-) -> Result<Option<Violation>, Malformed> {
-    let mut tokens = Tokens::default();
-    let operations = operations::operations(events, &mut tokens)?;
-    Ok(match search::search(&operations, records, configurations_max) {
-        Found::Order(_) | Found::Undecided => None,
-        Found::Nothing(blocked) => Some(Violation {
-            events: events.len(),
+impl Violation {
+    fn new(events: usize, operations: Vec<Operation>, blocked: Blocked, tokens: Tokens) -> Self {
+        Self {
+            events,
             operations,
             order: blocked.order,
             state: blocked.state,
             blocked: blocked.operation,
             reason: blocked.reason,
             tokens,
-        }),
-    })
-}
+        }
+    }
 
-impl Violation {
     /// For people, one line.
     pub fn summary(&self) -> String {
         let operation = &self.operations[self.blocked];

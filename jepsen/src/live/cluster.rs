@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::edge;
 use super::network::Network;
+use super::store::Store;
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Plan {
     pub nodes: usize,
     /// As `--election-timeout`; a lease is twice as long.
     pub election_timeout: Duration,
+    /// An S3 server, as `--store` of a node but by way of proxies; a directory if there is none.
+    pub store: Option<String>,
     /// WAL channels of each node.
     pub channels: u32,
     /// What else is passed to each node.
@@ -37,7 +40,13 @@ pub struct Cluster {
     plan: Plan,
     /// Where they stand.
     pub network: Network,
+    /// What they store on.
+    pub store: Store,
     nodes: Vec<Node>,
+    /// Where a further node stands, when there is one.
+    spare: SocketAddr,
+    guest: Option<Child>,
+    guests: usize,
 }
 
 #[derive(Debug)]
@@ -61,15 +70,20 @@ impl Cluster {
     /// Starts all nodes and waits until each serves.
     pub async fn start(plan: Plan, network: Network, within: Duration) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&plan.dir).with_context(|| format!("cannot make {}", plan.dir.display()))?;
-        let ports = network.ports(2 * plan.nodes)?;
+        let ports = network.ports(2 * plan.nodes + 1)?;
         let nodes = (0..plan.nodes).map(|node| Node {
             http: SocketAddr::new(network.ip(node), ports[2 * node]),
             cluster: SocketAddr::new(network.ip(node), ports[2 * node + 1]),
             process: None,
             paused: false,
         });
+        let store = Store::new(plan.store.as_deref(), &plan.dir, &network, plan.nodes).await?;
         let mut cluster = Self {
+            store,
             nodes: nodes.collect(),
+            spare: SocketAddr::new(network.ip(plan.nodes), ports[2 * plan.nodes]),
+            guest: None,
+            guests: 0,
             network,
             plan,
         };
@@ -117,6 +131,11 @@ impl Cluster {
         self.nodes[node].process.is_some() && !self.nodes[node].paused
     }
 
+    /// Whether its process is there, and stands still.
+    pub fn is_paused(&self, node: usize) -> bool {
+        self.nodes[node].process.is_some() && self.nodes[node].paused
+    }
+
     /// Starts a node that is not running; does not wait until it serves.
     pub fn start_node(&mut self, node: usize) -> anyhow::Result<()> {
         ensure!(self.nodes[node].process.is_none(), "node {} runs", node + 1);
@@ -124,26 +143,37 @@ impl Cluster {
             .zip(&self.nodes)
             .map(|(id, node)| format!("{id}={}", node.cluster))
             .collect();
-        let log = self.log(node);
-        let output = append_to(&log)?;
         let it = &self.nodes[node];
-        let store = std::path::absolute(self.plan.dir.join("store"))?;
         let process = self
-            .network
-            .command(node, &self.plan.program)
+            .command(node, node, it.cluster)?
+            .args(["--peers", &peers.join(",")])
+            .args(["--http-addr", &it.http.to_string()])
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.plan.program.display()))?;
+        self.nodes[node].process = Some(process);
+        self.nodes[node].paused = false;
+        Ok(())
+    }
+
+    /// The node of this index, to stand at `place`.
+    fn command(
+        &self,
+        node: usize,
+        place: usize,
+        cluster: SocketAddr,
+    ) -> anyhow::Result<tokio::process::Command> {
+        let output = append_to(&self.log(node))?;
+        let timeout = humantime::format_duration(self.plan.election_timeout);
+        let mut command = self.network.command(place, &self.plan.program);
+        command
             .arg("server")
             .args(["--node-id", &(node + 1).to_string()])
-            .args(["--peers", &peers.join(",")])
-            .args(["--cluster-addr", &it.cluster.to_string()])
+            .args(["--cluster-addr", &cluster.to_string()])
             .arg("--cluster-plain")
             .args(["--zone", &format!("zone-{}", node + 1)])
-            .args([
-                "--election-timeout",
-                &humantime::format_duration(self.plan.election_timeout).to_string(),
-            ])
-            .args(["--http-addr", &it.http.to_string()])
+            .args(["--election-timeout", &timeout.to_string()])
             .args(["--channels", &self.plan.channels.to_string()])
-            .args(["--store", &format!("file://{}", store.display())])
+            .args(["--store", &self.store.url(node)])
             .arg("--data-dir")
             .arg(self.data_dir(node))
             // Names are used again soon.
@@ -153,12 +183,36 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
-            .kill_on_drop(true)
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Starts a node beyond those of the plan, which belongs to nobody yet; its number and cluster address. One at a
+    /// time, and never the same number twice.
+    pub fn start_guest(&mut self) -> anyhow::Result<(u64, String)> {
+        ensure!(self.guest.is_none(), "there is a further node already");
+        let node = self.len() + self.guests;
+        self.guests += 1;
+        let process = self
+            .command(node, self.len(), self.spare)?
+            .args(["--http-addr", &SocketAddr::new(self.spare.ip(), 0).to_string()])
             .spawn()
             .with_context(|| format!("cannot start {}", self.plan.program.display()))?;
-        self.nodes[node].process = Some(process);
-        self.nodes[node].paused = false;
-        Ok(())
+        self.guest = Some(process);
+        Ok((node as u64 + 1, self.spare.to_string()))
+    }
+
+    /// SIGKILL to it.
+    pub async fn end_guest(&mut self) {
+        if let Some(mut process) = self.guest.take() {
+            // A process that cannot be killed is gone.
+            let _ = process.kill().await;
+        }
+    }
+
+    /// Where other nodes reach it.
+    pub fn cluster_address(&self, node: usize) -> String {
+        self.nodes[node].cluster.to_string()
     }
 
     /// SIGKILL, and waits for the end. Nothing if it does not run.
@@ -268,6 +322,7 @@ impl Cluster {
             // A process that cannot be killed is gone.
             let _ = self.kill(node).await;
         }
+        self.end_guest().await;
     }
 }
 

@@ -3,11 +3,11 @@
 //! The harness runs against real time and real networks; what decides anything is seeded all the same.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 /// Longer answers are cut off.
@@ -22,6 +22,26 @@ pub async fn connect(node: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(node).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// The same by name or number and port.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the harness is the edge of the system under test"
+)]
+pub async fn connect_to(host: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(host).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A free port of this address.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the harness is the edge of the system under test"
+)]
+pub async fn listen(ip: IpAddr) -> io::Result<TcpListener> {
+    TcpListener::bind((ip, 0)).await
 }
 
 /// The body of `GET path`, if the answer is 200 and comes in time.

@@ -1,11 +1,14 @@
 //! Real processes on this machine, real faults, and what their clients saw of it.
 
+pub mod admin;
 pub mod cluster;
 pub mod edge;
 pub mod judge;
 pub mod network;
+pub mod proxy;
 pub mod report;
 pub mod run;
+pub mod store;
 pub mod target;
 
 use std::time::Duration;

@@ -168,7 +168,7 @@ impl Namespaces {
             "ip",
             "addr",
             "add",
-            &format!("10.213.{}.1/24", self.range),
+            &format!("{}/24", self.harness()),
             "dev",
             &bridge,
         ])?;
@@ -201,6 +201,11 @@ impl Namespaces {
 
     fn ip(&self, node: usize) -> Ipv4Addr {
         Ipv4Addr::new(10, 213, self.range, 11 + node as u8)
+    }
+
+    /// Where nodes reach who stands on the bridge.
+    pub fn harness(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 213, self.range, 1)
     }
 
     fn bridge(&self) -> String {

@@ -12,6 +12,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use super::admin;
 use super::cluster::{Cluster, Plan};
 use super::judge::{Judgement, judge, last_reads};
 use super::network::Network;
@@ -116,7 +117,8 @@ impl Run {
     async fn cluster(&self, round: u64) -> anyhow::Result<Cluster> {
         let network = match self.loopback {
             true => Network::loopback("it was asked for"),
-            false => Network::new(self.plan.nodes),
+            // One more than there are nodes: members come and go.
+            false => Network::new(self.plan.nodes + 1),
         };
         let plan = Plan {
             dir: self.plan.dir.join(format!("cluster-{round:03}")),
@@ -277,7 +279,8 @@ impl Run {
     }
 }
 
-/// Every node serves, and through each of them an append and a read of it succeed.
+/// Every node serves, and through each of them an append and a read of it succeed; every channel is served by somebody,
+/// and all replicas of the metadata are the same.
 async fn whole(cluster: &mut Cluster, seed: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + HEALS_WITHIN;
     for node in 0..cluster.len() {
@@ -307,7 +310,17 @@ async fn whole(cluster: &mut Cluster, seed: u64) -> anyhow::Result<()> {
             }
         }
     }
-    Ok(())
+    loop {
+        let sound = async {
+            admin::healthy(cluster).await?;
+            admin::replicas_agree(cluster).await
+        };
+        match sound.await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => sleep(Duration::from_millis(200)).await,
+        }
+    }
 }
 
 fn ended_by_themselves(cluster: &mut Cluster) -> Vec<String> {

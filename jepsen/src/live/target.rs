@@ -1,6 +1,7 @@
 //! Who leads, and who owns what is written to.
 //!
-//! The leader says so in its log when its term begins. The owner of the streams in use is whose channels take appends
+//! The cluster says who leads, by `millrace cluster status`; where it does not, the leader of the latest term has said so
+//! in its log. The owner of the streams in use is whose channels take appends
 //! while one looks, by its own metrics. Both are hints: a fault that hits another node than it meant to is a fault all
 //! the same, and the report says which node it was.
 
@@ -11,6 +12,7 @@ use rand::seq::IteratorRandom;
 use serde_json::Value;
 use tokio::time::sleep;
 
+use super::admin;
 use super::cluster::Cluster;
 use super::edge;
 
@@ -30,6 +32,8 @@ pub enum Target {
     Both,
     /// As many as may be away without stopping the others.
     Minority,
+    /// All nodes that are not.
+    AllButOwner,
     /// Any one.
     Any,
     /// All.
@@ -42,13 +46,17 @@ impl Target {
         let running = || (0..cluster.len()).filter(|node| cluster.runs(*node));
         let any = running().choose(rng).unwrap_or_default();
         let mut nodes = match self {
-            Self::Leader => vec![leader(cluster).unwrap_or(any)],
+            Self::Leader => vec![leader(cluster).await.unwrap_or(any)],
             Self::Owner => vec![owner(cluster).await.unwrap_or(any)],
             Self::Both => {
                 let owner = owner(cluster).await.unwrap_or(any);
-                vec![leader(cluster).unwrap_or(any), owner]
+                vec![leader(cluster).await.unwrap_or(any), owner]
             }
             Self::Minority => running().choose_multiple(rng, (cluster.len() - 1) / 2),
+            Self::AllButOwner => {
+                let owner = owner(cluster).await.unwrap_or(any);
+                running().filter(|node| *node != owner).collect()
+            }
             Self::Any => vec![any],
             Self::All => running().collect(),
         };
@@ -58,8 +66,16 @@ impl Target {
     }
 }
 
-/// The node that began the highest term, as far as logs tell.
-pub fn leader(cluster: &Cluster) -> Option<usize> {
+/// The node that leads the metadata group.
+pub async fn leader(cluster: &Cluster) -> Option<usize> {
+    match admin::leader(cluster).await {
+        Some(leader) => Some(leader),
+        None => leader_by_logs(cluster),
+    }
+}
+
+/// The node that began the highest term.
+fn leader_by_logs(cluster: &Cluster) -> Option<usize> {
     let term = |node: &usize| {
         let log = std::fs::read_to_string(cluster.log(*node)).ok()?;
         let lines = log.lines().rev().filter(|line| line.contains(LEADS));

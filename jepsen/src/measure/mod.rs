@@ -66,7 +66,7 @@ async fn start(plan: Plan) -> anyhow::Result<Cluster> {
         ..BasinConfig::default()
     };
     let deadline = Instant::now() + STARTS_WITHIN;
-    while let Err(error) = basin(&cluster, 0)?.ensure(config.clone()).await {
+    while let Err(error) = basin(&cluster, 0)?.ensure(config).await {
         if Instant::now() > deadline {
             bail!("the basin cannot be made: {error}");
         }

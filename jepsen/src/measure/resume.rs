@@ -78,7 +78,7 @@ pub async fn resume(
     let mut cluster = start(plan).await?;
     let mut pauses = Vec::new();
     for round in 0..rounds {
-        let leader = target::leader(&cluster).context("nobody leads")?;
+        let leader = target::leader(&cluster).await.context("nobody leads")?;
         let others: Vec<usize> = (0..cluster.len()).filter(|node| *node != leader).collect();
         let victim = match who {
             Who::Leader => leader,

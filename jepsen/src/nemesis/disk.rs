@@ -103,6 +103,7 @@ impl Full {
     fn fill(&self) -> anyhow::Result<()> {
         let filled = Command::new("dd")
             .args(["if=/dev/zero", "bs=64k", "status=none"])
+            .stderr(std::process::Stdio::null())
             .arg(format!("of={}", self.filler.display()))
             .status()
             .context("cannot run dd")?;

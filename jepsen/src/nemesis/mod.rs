@@ -5,10 +5,13 @@
 
 pub mod disk;
 pub mod kill;
+pub mod membership;
 pub mod overload;
 pub mod partition;
 pub mod pause;
 pub mod restart;
+pub mod store;
+pub mod storm;
 
 use std::time::Duration;
 
@@ -17,6 +20,7 @@ use rand::rngs::SmallRng;
 
 use crate::live::cluster::Cluster;
 use crate::live::network::Cut;
+use crate::live::proxy::Manners;
 use crate::live::target::Target;
 
 /// The kinds of fault.
@@ -34,6 +38,8 @@ pub enum Nemesis {
     KillMinority,
     /// kill -9 of all.
     KillAll,
+    /// kill -9 of all but the owner: nobody is left to decide anything about metadata.
+    KillOthers,
     /// SIGSTOP of the leader for longer than its lease, then SIGCONT.
     PauseLeader,
     /// The same with the owner.
@@ -58,6 +64,8 @@ pub enum Nemesis {
     CutOwnerOut,
     /// No node hears any other.
     CutAll,
+    /// All of these at random, on top of each other.
+    Storm,
     /// Every node is stopped and started, one after the other.
     RestartRolling,
     /// Many clients ask for more than there is.
@@ -66,10 +74,22 @@ pub enum Nemesis {
     DiskFull,
     /// Clocks step and drift.
     Clock,
-    /// The store is slow, fails, or does what it says it did not.
-    Store,
-    /// Members come and go.
+    /// The store takes its time.
+    StoreSlow,
+    /// The store does not get half of the requests.
+    StoreFailing,
+    /// The store does what is asked, and a third of its answers get lost.
+    StoreLosing,
+    /// The owner does not reach the store.
+    StoreDarkOwner,
+    /// Nobody reaches the store.
+    StoreDark,
+    /// A node is added, votes, and is taken out again.
     Membership,
+    /// Another voter is asked to lead.
+    TransferLeader,
+    /// The owner gives its channels away, and is given some again.
+    DrainOwner,
 }
 
 /// What became of an attempt.
@@ -97,13 +117,17 @@ enum Undo {
     Start(Vec<usize>),
     Resume(Vec<usize>),
     Network,
+    Store,
+    Everything,
+    Guest(u64),
+    Drain(usize),
     Overload(overload::Overload),
     Disk(disk::Full),
 }
 
 impl Nemesis {
     /// Those that a mixed run takes turns with.
-    pub const MIXED: [Self; 16] = [
+    pub const MIXED: [Self; 23] = [
         Self::KillLeader,
         Self::KillOwner,
         Self::KillBoth,
@@ -120,6 +144,13 @@ impl Nemesis {
         Self::CutOwnerIn,
         Self::CutOwnerOut,
         Self::KillAll,
+        Self::KillOthers,
+        Self::Storm,
+        Self::Storm,
+        Self::RestartRolling,
+        Self::Membership,
+        Self::TransferLeader,
+        Self::DrainOwner,
     ];
 
     /// As on the command line.
@@ -140,6 +171,7 @@ impl Nemesis {
             Self::KillBoth => kill::install(cluster, Target::Both, rng).await,
             Self::KillMinority => kill::install(cluster, Target::Minority, rng).await,
             Self::KillAll => kill::install(cluster, Target::All, rng).await,
+            Self::KillOthers => kill::install(cluster, Target::AllButOwner, rng).await,
             Self::PauseLeader => pause::install(cluster, Target::Leader, rng).await,
             Self::PauseOwner => pause::install(cluster, Target::Owner, rng).await,
             Self::PauseBoth => pause::install(cluster, Target::Both, rng).await,
@@ -152,16 +184,21 @@ impl Nemesis {
             Self::CutOwnerIn => partition::install(cluster, Target::Owner, Cut::In, rng).await,
             Self::CutOwnerOut => partition::install(cluster, Target::Owner, Cut::Out, rng).await,
             Self::CutAll => partition::install(cluster, Target::All, Cut::Whole, rng).await,
+            Self::Storm => storm::install(cluster, rng).await,
             Self::RestartRolling => restart::install(cluster).await,
             Self::Overload => overload::install(cluster).await,
             Self::DiskFull => disk::install(cluster, rng).await,
             Self::Clock => Outcome::Skipped(
                 "processes of one machine share its clocks: the simulator has clocks of their own".into(),
             ),
-            Self::Store => Outcome::Skipped("there is no store here that can be made to fail".into()),
-            Self::Membership => {
-                Outcome::Skipped("this harness does not know yet how to ask for another membership".into())
-            }
+            Self::StoreSlow => store::install(cluster, Target::All, store::SLOW, rng).await,
+            Self::StoreFailing => store::install(cluster, Target::All, store::FAILING, rng).await,
+            Self::StoreLosing => store::install(cluster, Target::All, store::LOSING, rng).await,
+            Self::StoreDarkOwner => store::install(cluster, Target::Owner, store::DARK, rng).await,
+            Self::StoreDark => store::install(cluster, Target::All, store::DARK, rng).await,
+            Self::Membership => membership::add(cluster).await,
+            Self::TransferLeader => membership::transfer(cluster).await,
+            Self::DrainOwner => membership::drain(cluster, rng).await,
         }
     }
 
@@ -171,12 +208,14 @@ impl Nemesis {
         let noticed = lease * 2 + Duration::from_secs(3);
         match self {
             Self::None => Duration::from_secs(3),
-            Self::RestartRolling | Self::Clock | Self::Store | Self::Membership => Duration::ZERO,
+            Self::Storm | Self::RestartRolling | Self::Clock | Self::TransferLeader => Duration::ZERO,
             Self::KillLeader | Self::KillOwner | Self::KillBoth | Self::KillMinority | Self::KillAll
                 if rng.random() =>
             {
                 Duration::from_millis(200)
             }
+            // An owner gives up after ten seconds.
+            Self::StoreDarkOwner => Duration::from_secs(14),
             _ => noticed,
         }
     }
@@ -193,6 +232,13 @@ impl Fault {
             Undo::Start(nodes) => nodes.into_iter().try_for_each(|node| cluster.start_node(node)),
             Undo::Resume(nodes) => nodes.into_iter().try_for_each(|node| cluster.resume(node)),
             Undo::Network => cluster.network.heal(),
+            Undo::Store => {
+                let all: Vec<_> = (0..cluster.len()).collect();
+                cluster.store.set(&all, Manners::default())
+            }
+            Undo::Everything => storm::heal(cluster).await,
+            Undo::Guest(node) => membership::remove(cluster, node).await,
+            Undo::Drain(node) => membership::resume(cluster, node).await,
             Undo::Overload(overload) => {
                 overload.end().await;
                 Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_api::id::NodeId;
+use millrace_api::id::{Incarnation, NodeId};
 use prost::Message;
 
 use super::common::{id, id_bytes};
@@ -10,7 +10,7 @@ use super::{DecodeError, command, refused, required, response};
 use crate::command::Command;
 use crate::error::MetaError;
 use crate::group::{Change, Decided, Undone};
-use crate::identity::{ClusterId, DirectoryId, Identity, Introduction, Member, PeerAddress};
+use crate::identity::{ClusterId, DirectoryId, Identity, Introduction, Known, Member, PeerAddress};
 use crate::pb;
 
 fn ms(duration: Duration) -> u64 {
@@ -242,6 +242,15 @@ pub fn encode_introduction(introduction: &Introduction) -> Vec<u8> {
                 address: peer.address.clone(),
             })
             .collect(),
+        known: introduction
+            .known
+            .iter()
+            .map(|known| m::Known {
+                node: known.node.0,
+                incarnation: known.incarnation.map(|incarnation| id_bytes(incarnation.0)),
+                reached: known.reached,
+            })
+            .collect(),
     }
     .encode_to_vec()
 }
@@ -276,6 +285,18 @@ pub fn decode_introduction(bytes: &[u8]) -> Result<Introduction, DecodeError> {
                 address: m.address,
             })
             .collect(),
+        known: message
+            .known
+            .into_iter()
+            .map(|m| {
+                let incarnation = m.incarnation.map(|bytes| id(&bytes, "incarnation"));
+                Ok(Known {
+                    node: NodeId(m.node),
+                    incarnation: incarnation.transpose()?.map(Incarnation),
+                    reached: m.reached,
+                })
+            })
+            .collect::<Result<_, DecodeError>>()?,
     })
 }
 

@@ -5,18 +5,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_api::id::NodeId;
+use openraft::StorageHelper;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
+use openraft::storage::RaftLogStorage;
 use tokio::sync::watch;
 
+use super::age;
 use super::options::{self, MetaOptions};
 use super::router::Book;
 use super::runtime::GroupRuntime;
-use crate::error::MetaError;
+use crate::error::{MetaError, StoreError};
 use crate::identity::Identity;
 use crate::network::Network;
 use crate::store::blocking::Blocking;
 use crate::store::dir::{MetaDir, Owner};
+use crate::store::lives::Lives;
 use crate::store::log::{Held, LogStore};
 use crate::store::machine::{Machine, StateMachine};
 use crate::types::TypeConfig;
@@ -37,6 +42,7 @@ pub struct Started {
     pub core: Core,
     pub machine: Arc<Machine>,
     pub identity: Identity,
+    pub lives: Arc<Lives>,
     pub book: Book,
 }
 
@@ -57,6 +63,7 @@ impl Core {
                 },
                 machine: parts.machine,
                 identity: parts.identity,
+                lives: parts.lives,
                 book: parts.book,
             }),
             Err(error) => {
@@ -79,21 +86,23 @@ impl Core {
         let (failed, watched) = watch::channel(None);
         let mut metrics = self.raft.metrics();
         self.spawn(async move {
+            let mut gone = false;
             loop {
                 let state = metrics.borrow_watched().running_state.clone();
-                match state {
-                    Ok(()) => {}
+                let fatal = match state {
                     Err(Fatal::Stopped) => return,
-                    Err(fatal) => {
-                        tracing::error!(%fatal, "the metadata group has failed");
-                        failed.send_replace(Some(fatal.to_string().into()));
-                        // Whoever asks later must see it too.
-                        return failed.closed().await;
+                    Err(fatal) => fatal.to_string(),
+                    // It says why it ends, unless it panics.
+                    Ok(()) if gone => "it has panicked".to_owned(),
+                    Ok(()) => {
+                        gone = metrics.changed().await.is_err();
+                        continue;
                     }
-                }
-                if metrics.changed().await.is_err() {
-                    return;
-                }
+                };
+                tracing::error!(fatal, "the metadata group has failed");
+                failed.send_replace(Some(fatal.into()));
+                // Whoever asks later must see it too.
+                return failed.closed().await;
             }
         });
         watched
@@ -135,6 +144,7 @@ struct Parts {
     raft: Raft,
     machine: Arc<Machine>,
     identity: Identity,
+    lives: Arc<Lives>,
     book: Book,
     log: Held,
 }
@@ -151,8 +161,41 @@ async fn start(options: MetaOptions) -> Result<Parts, MetaError> {
     let opened = blocking
         .run(move || Ok(open_stores(path, owner, blocking)))
         .await?;
-    let (log, machine, identity) = opened?;
+    let Opened {
+        mut log,
+        machine,
+        identity,
+        lives,
+    } = opened?;
     let held = log.held();
+    // Before it can vote, or say that it keeps anything.
+    options.slot.introduce(identity);
+    let unreadable = |error: std::io::Error| StoreError::io("read log", error);
+    let last = RaftLogStorage::get_log_state(&mut log)
+        .await
+        .map_err(unreadable)?;
+    let applied = machine.state().applied()?;
+    let has = [
+        last.last_log_id.map(|at| at.index),
+        // A snapshot that was taken in just before the end, with the log not cut yet.
+        applied.last.map(|at| at.index),
+    ];
+    let own = age::Own {
+        identity,
+        last_log_index: has.into_iter().flatten().max().unwrap_or(0),
+        lives: &lives,
+    };
+    let mut state = StateMachine(machine.clone());
+    let members = StorageHelper::<TypeConfig, _, _>::new(&mut log, &mut state)
+        .get_membership()
+        .await
+        .map_err(|error| StoreError::io("read membership", error))?;
+    let members: Vec<_> = members
+        .effective()
+        .nodes()
+        .map(|(id, member)| (NodeId(*id), member.address.clone()))
+        .collect();
+    age::check(own, members.into_iter(), options.transport.clone()).await?;
     let book = Book::default();
     let network = Network {
         transport: options.transport.clone(),
@@ -166,20 +209,28 @@ async fn start(options: MetaOptions) -> Result<Parts, MetaError> {
         raft,
         machine,
         identity,
+        lives,
         book,
         log: held,
     })
 }
 
-fn open_stores(
-    path: PathBuf,
-    owner: Owner,
-    blocking: Blocking,
-) -> Result<(LogStore, Arc<Machine>, Identity), MetaError> {
+/// What a directory holds.
+struct Opened {
+    log: LogStore,
+    machine: Arc<Machine>,
+    identity: Identity,
+    lives: Arc<Lives>,
+}
+
+fn open_stores(path: PathBuf, owner: Owner, blocking: Blocking) -> Result<Opened, MetaError> {
     let dir = MetaDir::open(&path, owner)?;
-    let identity = dir.identity();
-    let log = LogStore::open(&dir.log(), blocking)?;
-    Ok((log, Machine::open(dir, blocking)?, identity))
+    Ok(Opened {
+        log: LogStore::open(&dir.log(), blocking)?,
+        identity: dir.identity(),
+        lives: Arc::new(Lives::open(dir.lives())?),
+        machine: Machine::open(dir, blocking)?,
+    })
 }
 
 pub fn failed(what: &str, error: impl std::fmt::Display) -> MetaError {

@@ -21,6 +21,7 @@ fn fresh(node: u64) -> Introduction {
         initialized: false,
         members: Vec::new(),
         peers: peers(),
+        known: Vec::new(),
     }
 }
 

@@ -54,6 +54,12 @@ pub(super) fn read(raft: &Raft, applied_index: u64) -> GroupMetrics {
     }
 }
 
+/// Index of the last entry that a member has, as the leader knows.
+pub(super) fn reached(raft: &Raft, node: u64) -> Option<u64> {
+    let metrics = raft.metrics().borrow_watched().clone();
+    metrics.replication?.get(&node)?.as_ref().map(|at| at.index)
+}
+
 /// Entries that a member lacks, as the leader knows.
 pub(super) fn lag(raft: &Raft, node: u64) -> Option<u64> {
     let metrics = raft.metrics().borrow_watched().clone();

@@ -3,6 +3,7 @@
 //! [`Meta`] is the handle. Consensus runs on threads of its own, so that the load of requests cannot starve its
 //! heartbeats; every method may be called from any runtime.
 
+mod age;
 mod batcher;
 mod change;
 mod core;
@@ -20,6 +21,7 @@ mod undone;
 use std::future::Future;
 use std::sync::Arc;
 
+use millrace_api::id::Incarnation;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -42,6 +44,7 @@ use crate::command::{CheckState, Command, CompareState, Proposal, StateChecksum}
 use crate::error::MetaError;
 use crate::identity::{Identity, PeerAddress};
 use crate::query::StateReader;
+use crate::store::lives::Lives;
 use crate::store::machine::Machine;
 
 /// A node's handle on the metadata group. Clones share one member; it stops with [`Meta::shutdown`], or when the last
@@ -55,6 +58,7 @@ struct Shared {
     core: core::Core,
     machine: Arc<Machine>,
     identity: Identity,
+    lives: Arc<Lives>,
     /// With whom this member wanted to form a group when it began.
     peers: Vec<PeerAddress>,
     router: Router,
@@ -111,6 +115,7 @@ impl Meta {
             core,
             machine: started.machine,
             identity,
+            lives: started.lives,
             peers,
             router,
             proposals,
@@ -140,6 +145,22 @@ impl Meta {
                 tokio::time::sleep(membership::CORRECTION_PAUSE).await;
             }
         });
+    }
+
+    /// Writes down that this node begins a life, before the group hears of it: a data directory that does not know what
+    /// the group knows is an old copy, and refused at its start as far as other members answer. Durable on `Ok`.
+    pub async fn remember_life(&self, incarnation: Incarnation) -> Result<(), MetaError> {
+        let lives = self.shared.lives.clone();
+        // A directory that begins to remember has had this life, too.
+        let registered = self.state().node(self.node())?.map(|record| record.incarnation);
+        let remembered = self.shared.blocking.run(move || match registered {
+            Some(before) if lives.is_empty() => {
+                lives.remember(before)?;
+                lives.remember(incarnation)
+            }
+            _ => lives.remember(incarnation),
+        });
+        Ok(remembered.await?)
     }
 
     /// Puts a command into the log and answers what it did, on this node's state too. Commands that come while

@@ -1,12 +1,14 @@
 //! What other members ask of this one.
 
+use std::collections::BTreeSet;
+
 use millrace_api::id::NodeId;
 use tokio::time::Instant;
 
 use super::{Change, Meta, Undone};
 use crate::codec::{DecodeError, forward};
 use crate::error::MetaError;
-use crate::identity::{Caller, Introduction};
+use crate::identity::{Caller, Introduction, Known};
 use crate::network::{self, Call, IncomingSnapshot};
 use crate::refused::Refused;
 
@@ -118,7 +120,28 @@ impl Meta {
             initialized: !members.is_empty(),
             members,
             peers: self.shared.peers.clone(),
+            known: self.known(),
         }
+    }
+
+    /// What this member knows of others. A state that cannot be read knows nothing: it fails elsewhere.
+    fn known(&self) -> Vec<Known> {
+        let registered = self.state().nodes().unwrap_or_default();
+        let members = self.members().into_iter().map(|member| member.node);
+        let nodes: BTreeSet<NodeId> = registered
+            .iter()
+            .map(|record| record.node)
+            .chain(members)
+            .collect();
+        let known = |node| Known {
+            node,
+            incarnation: registered
+                .iter()
+                .find(|record| record.node == node)
+                .map(|record| record.incarnation),
+            reached: super::metrics::reached(self.shared.core.raft(), node.0),
+        };
+        nodes.into_iter().map(known).collect()
     }
 
     /// Begins to take in a snapshot from the leader.

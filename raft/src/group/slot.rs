@@ -36,6 +36,12 @@ impl MemberSlot {
         state.member.upgrade().map(|shared| Meta { shared })
     }
 
+    /// The member has opened its directory, and asks others before it begins.
+    pub(super) fn introduce(&self, identity: Identity) {
+        let mut state = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        state.identity = Some(identity);
+    }
+
     pub(super) fn set(&self, identity: Identity, member: &Arc<Shared>) {
         let mut state = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         state.identity = Some(identity);

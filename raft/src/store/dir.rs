@@ -3,6 +3,7 @@
 //! ```text
 //! lock            held by the process that uses the directory
 //! identity        format version, node id, cluster and directory id; what is there is never changed
+//! lives           incarnations that were registered from here
 //! log/            vote and log
 //! current         name of the state in use
 //! state-N/        a state; others than the current one are left-overs
@@ -81,6 +82,10 @@ impl MetaDir {
 
     pub fn log(&self) -> PathBuf {
         self.path.join("log")
+    }
+
+    pub fn lives(&self) -> PathBuf {
+        self.path.join("lives")
     }
 
     pub fn snapshots(&self) -> PathBuf {

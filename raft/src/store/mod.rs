@@ -10,6 +10,7 @@ pub mod blocking;
 pub(crate) mod dir;
 mod flusher;
 pub mod keys;
+pub(crate) mod lives;
 pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod rocks;

@@ -209,6 +209,11 @@ fn changes_and_introductions_arrive_as_they_were() {
             node,
             address: "a:4".into(),
         }],
+        known: vec![Known {
+            node: NodeId(2),
+            incarnation: Some(Incarnation(7)),
+            reached: Some(9),
+        }],
     };
     let bytes = encode_introduction(&introduction);
     assert_eq!(decode_introduction(&bytes).unwrap(), introduction);

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream;
 use millrace_api::config::{BasinConfig, StreamConfig};
-use millrace_api::id::{BasinId, NodeId, StreamId};
+use millrace_api::id::{BasinId, Incarnation, NodeId, StreamId};
 use millrace_api::name::{BasinName, StreamName};
-use millrace_raft::command::{CreateBasin, CreateMode, CreateStream, PurgeBasin};
+use millrace_raft::command::{CreateBasin, CreateMode, CreateStream, PurgeBasin, RegisterNode};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::{Blocking, Fresh, GroupRuntime, MemberSlot, Meta, MetaOptions, Role, Timing};
 use millrace_raft::grpc::{self, Connect, GrpcTransport, Io, OperatorTransport, Tls};
@@ -153,6 +153,13 @@ impl Cluster {
         started.into_iter().map(Result::unwrap).collect()
     }
 
+    /// The founder that is neither this member nor that node.
+    pub fn other_than(&self, member: &Meta, node: NodeId) -> NodeId {
+        let taken = [member.introduction().identity.node, node];
+        let founders = (1..=self.founders).map(NodeId);
+        founders.into_iter().find(|node| !taken.contains(node)).unwrap()
+    }
+
     /// The way of an operator of the cluster that has the name. To be asked for inside a runtime.
     pub fn operator(&self, tls: Option<Tls>, name: &str) -> OperatorTransport {
         let tcp = Tcp {
@@ -233,6 +240,29 @@ pub async fn within(what: &str, mut done: impl AsyncFnMut() -> bool) {
     };
     if tokio::time::timeout(Duration::from_secs(30), all).await.is_err() {
         panic!("not within 30 s: {what}");
+    }
+}
+
+pub fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_dir(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+pub fn register(node: NodeId, incarnation: Incarnation) -> RegisterNode {
+    RegisterNode {
+        node,
+        incarnation,
+        zone: String::new(),
+        address: String::new(),
+        proves_old_dead: true,
+        now_ms: 1,
     }
 }
 

@@ -34,7 +34,7 @@ pub enum ClusterCommand {
     /// Say in one line whether the cluster is as it should be, and why not
     ///
     /// Ends with 1 if it is not: if nobody leads, a member does not answer, a node is silent or expired, or a channel has
-    /// no owner.
+    /// no owner or is not recovered yet.
     Status,
     /// List the nodes: what they are in the group, how they are, and what they own
     ///

@@ -1,7 +1,8 @@
 //! The operator's side: finds a node that answers, and through it the one that leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,8 +27,10 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 pub struct Client {
     transport: OperatorTransport,
-    channels: std::sync::Mutex<BTreeMap<String, Channel>>,
+    channels: Mutex<BTreeMap<String, Channel>>,
     reach: Reach,
+    /// Addresses of members that nodes have named: asked, too, when those that were named first are gone.
+    learned: Mutex<BTreeSet<String>>,
     /// The command ends then.
     pub deadline: Instant,
 }
@@ -90,17 +93,15 @@ impl Client {
         let cluster = ClusterId::of_name(&reach.cluster);
         Ok(Self {
             transport: OperatorTransport::new(Connector(env), tls, cluster, runtime),
-            channels: std::sync::Mutex::default(),
+            channels: Mutex::default(),
             reach,
+            learned: Mutex::default(),
             deadline: Instant::now() + timeout,
         })
     }
 
     fn channel(&self, address: &str) -> Channel {
-        let mut channels = self
-            .channels
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let made = || self.transport.channel(address);
         channels.entry(address.to_owned()).or_insert_with(made).clone()
     }
@@ -135,6 +136,15 @@ impl Client {
         }
     }
 
+    /// Whether a node has answered since the command began.
+    pub fn has_seen(&self) -> bool {
+        !self.learned().is_empty()
+    }
+
+    fn learned(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks every node that is named or that another one knows, until the leader has answered.
     ///
     /// # Errors
@@ -146,6 +156,7 @@ impl Client {
         let mut answers = BTreeMap::new();
         let mut silent = BTreeMap::new();
         let mut next = self.reach.nodes.clone();
+        next.extend(self.learned().iter().cloned());
         loop {
             for address in next.drain(..) {
                 if !asked.contains(&address) {
@@ -160,6 +171,7 @@ impl Client {
                 Some((address, Ok(answer))) => {
                     let members = answer.nodes.iter().filter(|node| node.member);
                     next.extend(members.map(|node| node.cluster_address.clone()));
+                    self.learned().extend(next.iter().cloned());
                     let leads = answer.leads;
                     answers.insert(address, answer);
                     if leads {

@@ -30,6 +30,8 @@ pub struct StatusJson {
     nodes_alive: usize,
     channels: u32,
     channels_owned: u32,
+    /// Of those that are owned: that take appends.
+    channels_active: u32,
     /// Whose knowledge this is.
     answered_by: u64,
 }
@@ -70,6 +72,7 @@ impl StatusJson {
             nodes_alive: members().filter(alive).count(),
             channels: best.channels,
             channels_owned: best.channels_owned,
+            channels_active: best.channels_active,
             answered_by: best.node,
         }
     }
@@ -105,7 +108,10 @@ impl StatusJson {
             ("nodes", format!("{} of {} alive", self.nodes_alive, self.nodes)),
             (
                 "channels",
-                format!("{} of {} owned", self.channels_owned, self.channels),
+                format!(
+                    "{} of {} owned, {} active",
+                    self.channels_owned, self.channels, self.channels_active
+                ),
             ),
             (
                 "applied",

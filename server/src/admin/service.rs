@@ -110,6 +110,10 @@ impl AdminService {
         let (records, channels) = state
             .at_once(|state| Ok((state.nodes()?, state.channels()?)))
             .map_err(|error: MetaError| status(error))?;
+        let active = channels
+            .iter()
+            .filter(|channel| channel.owner.is_some() && channel.activated)
+            .count();
         let mut view = View {
             members: meta.members(),
             records,
@@ -135,6 +139,7 @@ impl AdminService {
             nodes: view.nodes(),
             channels: count(view.owners.len()),
             channels_owned: count(view.owners.iter().flatten().count()),
+            channels_active: count(active),
             serving: self.node.parts.load().is_some(),
             remark,
         })

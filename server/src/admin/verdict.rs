@@ -78,14 +78,21 @@ fn led(leader: &pb::DescribeResponse) -> Verdict {
     if !leader.serving {
         reasons.push(format!("node {}, which leads, is still starting", leader.node));
     }
-    match (
-        leader.channels,
-        leader.channels - leader.channels_owned.min(leader.channels),
-    ) {
-        (0, _) => reasons.push("there are no channels yet".into()),
-        (_, 0) => {}
-        (all, 1) => reasons.push(format!("1 of {all} channels has no owner")),
-        (all, free) => reasons.push(format!("{free} of {all} channels have no owner")),
+    let all = leader.channels;
+    if all == 0 {
+        reasons.push("there are no channels yet".into());
+    }
+    let free = all.saturating_sub(leader.channels_owned);
+    let recovering = leader.channels_owned.saturating_sub(leader.channels_active);
+    for (count, one, several) in [
+        (free, "has no owner", "have no owner"),
+        (recovering, "is being recovered", "are being recovered"),
+    ] {
+        match count {
+            0 => {}
+            1 => reasons.push(format!("1 of {all} channels {one}")),
+            count => reasons.push(format!("{count} of {all} channels {several}")),
+        }
     }
     match reasons.is_empty() {
         true => Verdict::Healthy { remarks },
@@ -190,6 +197,7 @@ mod tests {
             serving: true,
             channels: 3,
             channels_owned: 3,
+            channels_active: 3,
             nodes,
             ..pb::DescribeResponse::default()
         }
@@ -215,12 +223,13 @@ mod tests {
         nodes.push(node(4, State::Joining));
         let answer = pb::DescribeResponse {
             channels_owned: 1,
+            channels_active: 0,
             ..leader(nodes)
         };
         assert_eq!(
             led(&answer).to_string(),
             "degraded: node 2 has expired; node 3 does not answer the leader; node 4 has not registered yet; 2 of 3 \
-             channels have no owner"
+             channels have no owner; 1 of 3 channels is being recovered"
         );
     }
 

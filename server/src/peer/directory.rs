@@ -8,7 +8,7 @@ use millrace_api::id::{ChannelId, NodeId};
 use millrace_raft::group::Meta;
 use millrace_raft::grpc::{Channel, GrpcTransport};
 use millrace_raft::network::Peer;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
@@ -101,6 +101,18 @@ pub struct Dialer {
 impl Dialer {
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// Whether this node's metadata name no other node as the channel's owner.
+    pub fn may_own(&self, channel: ChannelId) -> bool {
+        let record = self.shared.meta.state().channel(channel);
+        let owner = record.ok().flatten().and_then(|record| record.owner);
+        owner.is_none_or(|owner| owner.node == self.node)
+    }
+
+    /// Follows changes of ownership in this node's metadata.
+    pub fn channels_changed(&self) -> watch::Receiver<u64> {
+        self.shared.meta.channels_changed()
     }
 
     /// Opens a link, on a connection of its own.

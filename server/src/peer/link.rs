@@ -4,13 +4,16 @@
 //! - Requests for a channel arrive in the order in which they were handed to the link.
 //! - When the stream breaks, what was sent and not answered has an unknown outcome if it was an append; everything
 //!   else did not happen. Nothing is sent again here: whoever asked finds out who serves the stream now.
+//! - The same goes for requests that are not answered when metadata have had another owner of their channel for a
+//!   moment: the node at the other end may be cut off, which its connection shows much later.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use millrace_api::id::ChannelId;
 use millrace_raft::grpc::Channel;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -28,6 +31,9 @@ const PENDING_MAX: usize = 65_536;
 const OUTGOING_MAX: usize = 256;
 /// After a failed connect nobody is kept waiting for the next one.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An owner that gave its channel away has this long to bring its last answers here.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// A request for a channel of the node at the other end.
 pub struct Outgoing {
@@ -54,7 +60,7 @@ enum Waiting {
 pub async fn run(dialer: Dialer, mut outgoing: mpsc::Receiver<Outgoing>) {
     while let Some(first) = outgoing.recv().await {
         match dialer.link().await {
-            Ok((sender, answers)) => connected(first, &mut outgoing, sender, answers).await,
+            Ok((sender, answers)) => connected(&dialer, first, &mut outgoing, sender, answers).await,
             Err(error) => {
                 tracing::warn!(node = %dialer.node(), %error, "the node cannot be reached");
                 first.request.refuse(Refusal::Unreachable);
@@ -80,6 +86,7 @@ async fn refuse_for(pause: Duration, outgoing: &mut mpsc::Receiver<Outgoing>) {
 
 /// Until the stream breaks, or nobody is left to send.
 async fn connected(
+    dialer: &Dialer,
     first: Outgoing,
     outgoing: &mut mpsc::Receiver<Outgoing>,
     sender: mpsc::Sender<pb::LinkRequest>,
@@ -87,6 +94,9 @@ async fn connected(
 ) {
     let mut pending = Pending::default();
     let mut next = Some(first);
+    let mut channels = dialer.channels_changed();
+    // When to give up what waits for channels that have another owner.
+    let mut due = None;
     loop {
         if let Some(one) = next.take() {
             let Some((message, id)) = pending.add(one) else {
@@ -101,6 +111,11 @@ async fn connected(
                 done = pending.take_answers(&mut answers) => match done {
                     Broken => break,
                 },
+                // It takes nothing any more.
+                () = sleep_until(due) => {
+                    pending.never_sent(id);
+                    break;
+                }
             }
             continue;
         }
@@ -110,6 +125,11 @@ async fn connected(
                 Ok(Some(answer)) => pending.answer(answer),
                 Ok(None) | Err(_) => break,
             },
+            Ok(()) = channels.changed() => due = Some(Instant::now() + LAST_ANSWERS),
+            () = sleep_until(due) => {
+                let left = pending.abandon(dialer);
+                due = left.then(|| Instant::now() + LAST_ANSWERS);
+            }
             more = outgoing.recv() => match more {
                 Some(more) => next = Some(more),
                 None if pending.is_empty() => return,
@@ -123,13 +143,27 @@ async fn connected(
     pending.broken();
 }
 
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The stream has ended.
 struct Broken;
 
 #[derive(Default)]
 struct Pending {
-    waiting: HashMap<u64, Waiting>,
+    waiting: HashMap<u64, Asked>,
     last_id: u64,
+}
+
+/// A request that is on its way.
+struct Asked {
+    channel: ChannelId,
+    since: Instant,
+    waiting: Waiting,
 }
 
 impl Pending {
@@ -189,7 +223,12 @@ impl Pending {
             ),
         };
         self.last_id += 1;
-        self.waiting.insert(self.last_id, waiting);
+        let asked = Asked {
+            channel,
+            since: Instant::now(),
+            waiting,
+        };
+        self.waiting.insert(self.last_id, asked);
         let message = pb::LinkRequest {
             id: self.last_id,
             channel: channel.0,
@@ -211,12 +250,14 @@ impl Pending {
     }
 
     fn answer(&mut self, answer: pb::LinkReply) {
-        let Some(waiting) = self.waiting.remove(&answer.id) else {
+        let Some(asked) = self.waiting.remove(&answer.id) else {
             return;
         };
         let decoded = match answer.reply {
-            Some(reply) => waiting.answer(reply),
-            None => waiting.unanswered(Malformed("an answer of a later release")),
+            Some(reply) => asked.waiting.answer(reply),
+            None => asked
+                .waiting
+                .unanswered(Malformed("an answer of a later release")),
         };
         if let Err(error) = decoded {
             tracing::warn!(%error, "a peer's answer was not understood");
@@ -224,16 +265,33 @@ impl Pending {
     }
 
     fn never_sent(&mut self, id: u64) {
-        match self.waiting.remove(&id) {
+        match self.waiting.remove(&id).map(|asked| asked.waiting) {
             Some(Waiting::Append { reply, .. }) => drop(reply.send(Err(Refusal::Unreachable))),
             Some(waiting) => waiting.lost(),
             None => {}
         }
     }
 
+    /// Gives up what has waited long enough for channels that the node does not own any more. Whether something else
+    /// waits for them.
+    fn abandon(&mut self, dialer: &Dialer) -> bool {
+        let asked_for: BTreeSet<_> = self.waiting.values().map(|asked| asked.channel).collect();
+        let lost: BTreeSet<_> = asked_for
+            .into_iter()
+            .filter(|channel| !dialer.may_own(*channel))
+            .collect();
+        let late = self
+            .waiting
+            .extract_if(|_, asked| lost.contains(&asked.channel) && asked.since.elapsed() >= LAST_ANSWERS);
+        for (_, asked) in late {
+            asked.waiting.lost();
+        }
+        self.waiting.values().any(|asked| lost.contains(&asked.channel))
+    }
+
     fn broken(&mut self) {
-        for (_, waiting) in self.waiting.drain() {
-            waiting.lost();
+        for (_, asked) in self.waiting.drain() {
+            asked.waiting.lost();
         }
     }
 }

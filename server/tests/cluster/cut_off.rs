@@ -222,6 +222,55 @@ async fn a_node_whose_machine_slept_answers_only_after_another_grant() {
     cell.stop_all().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_on_an_owner_that_is_not_heard_any_more_goes_on_with_the_next() {
+    let cell = Cell::start().await;
+    let names = streams(&cell).await;
+    for mute in 0..3 {
+        let through = (mute + 1) % 3;
+        let mut sessions = Vec::new();
+        for name in &names {
+            let session = cell
+                .node(through)
+                .append_session(&cell.basin, name)
+                .await
+                .unwrap();
+            session
+                .submit(batch("before"))
+                .await
+                .unwrap()
+                .wait()
+                .await
+                .unwrap();
+            sessions.push(session);
+        }
+        // It hears everything, and nothing of what it says arrives.
+        for other in (0..3).filter(|other| *other != mute) {
+            cell.wire.cut(mute, other);
+        }
+        let acks = sessions.iter().map(|session| async {
+            let pending = session
+                .submit(batch(&format!("while {mute} is mute")))
+                .await
+                .unwrap();
+            pending.wait().await.expect("the next owner knows the writer")
+        });
+        let acks = timeout(PATIENCE, join_all(acks)).await;
+        acks.expect("the sessions go on");
+        cell.wire.heal();
+        for name in &names {
+            let bodies = cell.bodies(mute, name).await;
+            let said = format!("while {mute} is mute");
+            assert_eq!(
+                bodies.iter().filter(|body| **body == said).count(),
+                1,
+                "{name}: {bodies:?}"
+            );
+        }
+    }
+    cell.stop_all().await;
+}
+
 #[test]
 fn an_unknown_outcome_is_told_apart() {
     let unknown = ServiceError::new(ErrorCode::Other, "x");

@@ -96,7 +96,8 @@ impl Session {
                     let verdict = super::verdict::verdict(&seen);
                     self.wait(&verdict.to_string()).await?;
                 }
-                // One that was there a moment ago may be back soon; one that never was, not.
+                // Who answered a moment ago may be back soon.
+                Err(_) if self.client.has_seen() => self.wait("no node answers any more").await?,
                 Err(error) => return Err(error),
             }
         }
