@@ -104,9 +104,9 @@ struct RunArgs {
     #[arg(long, default_value = "info,openraft=error", value_name = "FILTER")]
     log: String,
 
-    /// Where histories of what is wrong are written
-    #[arg(long, default_value = "sim-failures", value_name = "DIR")]
-    out: PathBuf,
+    /// Where histories of what is wrong are written [default: millrace-sim among temporary files]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -135,7 +135,10 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
         faults: args.faults.as_deref().map(kinds).transpose()?,
         nodes: args.nodes,
         pause: Duration::from_millis(args.pause_ms),
-        out: std::path::absolute(&args.out)?,
+        out: std::path::absolute(
+            args.out
+                .unwrap_or_else(|| std::env::temp_dir().join("millrace-sim")),
+        )?,
     };
     // Names of files are relative: nothing in the run knows where it is.
     std::env::set_current_dir(disks.path())?;
@@ -153,7 +156,9 @@ impl RunArgs {
         add("--nodes", self.nodes.to_string());
         add("--pause-ms", self.pause_ms.to_string());
         add("--log", self.log.clone());
-        add("--out", self.out.display().to_string());
+        if let Some(out) = &self.out {
+            add("--out", out.display().to_string());
+        }
         if let Some(name) = self.workload.and_then(|workload| workload.to_possible_value()) {
             add("--workload", name.get_name().to_owned());
         }
@@ -232,6 +237,9 @@ fn show(seed: u64, outcome: &Outcome) {
     let mut to = std::io::stdout().lock();
     for finding in &outcome.findings {
         let _ = writeln!(to, "WRONG: {finding}");
+    }
+    for history in &outcome.histories {
+        let _ = writeln!(to, "see {}", history.display());
     }
     let _ = writeln!(
         to,

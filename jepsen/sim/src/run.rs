@@ -59,6 +59,8 @@ pub struct Outcome {
     pub workload: Workload,
     pub operations: u64,
     pub findings: Vec<String>,
+    /// Of streams with something wrong.
+    pub histories: Vec<PathBuf>,
     pub simulated: Duration,
     pub healed_after: Duration,
     pub events: u64,
@@ -163,7 +165,7 @@ impl Run {
         }
         drop(sim);
         let seen = seen.take();
-        let operations = self.judged(&seen, findings)?;
+        let (operations, histories) = self.judged(&seen, findings)?;
         trace.line(&format!(
             "{operations} operations, {} objects, {} comparisons of replicas",
             world.store.objects(),
@@ -173,6 +175,7 @@ impl Run {
             workload,
             operations,
             findings: findings.list(),
+            histories,
             simulated,
             healed_after: seen.healed_after,
             events: trace.events(),
@@ -180,10 +183,10 @@ impl Run {
         })
     }
 
-    /// Judges every stream; how many operations there were.
-    fn judged(&self, seen: &Seen, findings: &Findings) -> anyhow::Result<u64> {
+    /// Judges every stream; how many operations there were, and the histories of those with something wrong.
+    fn judged(&self, seen: &Seen, findings: &Findings) -> anyhow::Result<(u64, Vec<PathBuf>)> {
         std::fs::create_dir_all(&self.out).with_context(|| format!("cannot make {}", self.out.display()))?;
-        let mut operations = 0;
+        let (mut operations, mut histories) = (0, Vec::new());
         for (number, (track, reads)) in seen.tracks.iter().enumerate() {
             let path = self.out.join(format!("history-{}-{number}", self.seed));
             let judged = judge(track, reads, &path)?;
@@ -191,14 +194,16 @@ impl Run {
             for text in &judged.findings {
                 findings.add(format!("{}: {text}", judged.stream));
             }
-            if judged.findings.is_empty() {
-                std::fs::remove_file(path.with_extension("jsonl"))?;
+            let history = path.with_extension("jsonl");
+            match judged.findings.is_empty() {
+                true => std::fs::remove_file(history)?,
+                false => histories.push(history),
             }
         }
         if operations == 0 {
             findings.add("clients did nothing".into());
         }
-        Ok(operations)
+        Ok((operations, histories))
     }
 }
 
