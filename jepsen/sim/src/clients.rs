@@ -30,6 +30,10 @@ const CALM: Duration = Duration::from_secs(1);
 /// From the stop until the last client has ended its last operation.
 const CLIENTS_END_WITHIN: Duration = Duration::from_secs(120);
 
+/// What the store never answered is asked again within this: until then an append whose client has given up may land
+/// between two of the last reads.
+const SETTLES_WITHIN: Duration = Duration::from_secs(6);
+
 /// How far a run is; each is told once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -109,6 +113,7 @@ impl Clients {
         if let Err(error) = healed {
             self.world.findings.add(format!("{error:#}"));
         }
+        sleep(SETTLES_WITHIN).await;
         for track in tracks? {
             let mut reads = Vec::new();
             if !track.deleted {
