@@ -12,6 +12,8 @@ ARGS ?=
 ROUNDS ?= 200
 # Rounds of `make jepsen`; empty for five minutes.
 jepsen: ROUNDS :=
+# Seeds of `make sim`: the first, and the one behind the last.
+SEEDS ?= 1..41
 # Seconds per target of `make fuzz`.
 SECONDS_EACH ?= 60
 
@@ -57,6 +59,11 @@ jepsen: deps ## Faults on a live cluster, judged by what clients saw: ROUNDS=100
 	$(CARGO) build --locked --release -p millrace-server --bin millrace -p millrace-jepsen --bin millrace-jepsen
 	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/release/millrace-jepsen" live \
 	  --millrace "$$CARGO_TARGET_DIR/release/millrace" $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)'
+
+.PHONY: sim
+sim: deps ## A simulated cluster under faults, once for each seed: SEEDS=100..200, or ARGS="--seconds 60" (docs/testing.md)
+	$(CARGO) build --locked -p millrace-sim
+	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/debug/millrace-sim" bank --seeds $(SEEDS) --jobs "$$(nproc)" $(ARGS)'
 
 .PHONY: bench
 bench: deps ## Measure beside `s2 lite` (needs the `s2` command, see docs/benchmarks.md)

@@ -99,7 +99,7 @@ impl Cluster {
     pub async fn open(config: ClusterConfig, env: Env, dir: PathBuf) -> Result<Self, ClusterError> {
         let tls = config.tls.as_ref().map(read_tls).transpose()?;
         let slot = MemberSlot::default();
-        let runtime = GroupRuntime::start(Blocking::Pool)?;
+        let runtime = GroupRuntime::start(env.blocking)?;
         let transport =
             GrpcTransport::new(Connector(env.clone()), tls.clone(), slot.clone(), runtime.clone());
         let listener = listen(&env, config.cluster_addr).await?;
@@ -127,6 +127,7 @@ impl Cluster {
             address: config.cluster_advertise.clone(),
             transport: Arc::new(transport),
             fresh,
+            blocking: env.blocking,
             runtime: Some(runtime),
             slot: slot.clone(),
             timing: config.timing,

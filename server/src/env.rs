@@ -1,6 +1,6 @@
-//! Everything that enters a node from outside other than requests: clocks, randomness, the network, and
-//! stores. A node built with another [`Env`] behaves the same but for these, which is what makes it
-//! possible to run it in simulation.
+//! Everything that enters a node from outside other than requests: clocks, randomness, the network, stores, and the
+//! threads for work that blocks. A node built with another [`Env`] behaves the same but for these, which is what
+//! makes it possible to run it in simulation.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use millrace_raft::group::Blocking;
 use millrace_wal::{StoreEnvOptions, StoreError, ZoneStore, open_url};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -54,6 +55,9 @@ pub struct Env {
     pub ambient: Arc<dyn Ambient>,
     pub network: Arc<dyn Network>,
     pub stores: Arc<dyn Stores>,
+    /// Where the metadata group runs and waits for its disk: on threads of its own, or on those of the caller, where
+    /// a run can be repeated.
+    pub blocking: Blocking,
 }
 
 impl Env {
@@ -63,6 +67,7 @@ impl Env {
             ambient: Arc::new(SystemAmbient),
             network: Arc::new(TcpNetwork),
             stores: Arc::new(SystemStores),
+            blocking: Blocking::Pool,
         }
     }
 

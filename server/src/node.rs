@@ -116,7 +116,13 @@ impl Node {
         };
         let meta = match &cluster {
             Some(cluster) => cluster.meta.clone(),
-            None => Meta::open(MetaOptions::new(metadata_dir, NODE)).await?,
+            None => {
+                let options = MetaOptions {
+                    blocking: env.blocking,
+                    ..MetaOptions::new(metadata_dir, NODE)
+                };
+                Meta::open(options).await?
+            }
         };
         let started = Self::start_on(config, env, data_dir, meta.clone(), cluster).await;
         if started.is_err() {
@@ -233,6 +239,11 @@ impl Node {
     /// The operations of the API without a network between.
     pub fn frontend(&self) -> &Arc<Frontend> {
         &self.frontend
+    }
+
+    /// What this node knows of the metadata group.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
     }
 
     /// Serves until `stop` resolves, then stops gracefully; or until the node cannot go on.

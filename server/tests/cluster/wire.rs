@@ -96,6 +96,7 @@ impl World {
             ambient: Arc::new(self.clone()),
             network: Arc::new(self.clone()),
             stores,
+            ..Env::system()
         }
     }
 

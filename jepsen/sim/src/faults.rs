@@ -1,0 +1,260 @@
+//! What goes wrong in a run, and when: drawn from the seed, put in between two steps, and taken away again.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use turmoil::Sim;
+
+use crate::cluster::{SimNode, World, host};
+use crate::store::Trouble;
+
+/// The host that clients run on.
+pub const CLIENTS: &str = "clients";
+
+/// Kinds of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Kind {
+    /// A process ends at once, and starts again later.
+    Crash,
+    /// All processes end at the same time.
+    CrashAll,
+    /// What is sent between a node and the other nodes is late, as when it is sent again and again.
+    Hold,
+    /// What is sent between a node and the other nodes is lost, and connections break.
+    Partition,
+    /// The same for one direction only.
+    OneWay,
+    /// What is sent between a node and clients is late.
+    HoldClients,
+    /// The store fails some requests, and loses some answers.
+    StoreFlaky,
+    /// The store takes long.
+    StoreSlow,
+    /// A node does not reach the store.
+    StoreCut,
+    /// The store answers nobody.
+    StoreDown,
+    /// A wall clock is set.
+    ClockStep,
+    /// The store says of a create that it was done, and throws away what stood there. No store may do that: whoever
+    /// looks for faults must find this one. Never drawn.
+    StoreLies,
+}
+
+/// A fault of a run.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    kind: Kind,
+    /// Number of the node that it is about.
+    node: u64,
+    /// The other nodes that it is about, where it is about connections.
+    others: Vec<u64>,
+    from: Duration,
+    until: Duration,
+    trouble: Trouble,
+    step_ms: i64,
+}
+
+/// All faults of a run.
+pub struct Faults {
+    coming: Vec<Fault>,
+    installed: Vec<Fault>,
+    until: Duration,
+}
+
+impl Kind {
+    /// Those that a cluster has to stand.
+    pub fn fair() -> Vec<Self> {
+        let all = <Self as clap::ValueEnum>::value_variants().iter();
+        all.copied().filter(|kind| *kind != Self::StoreLies).collect()
+    }
+
+    /// What it disturbs: two that disturb the same are not there at the same time.
+    fn area(self) -> u8 {
+        match self {
+            Self::Crash | Self::CrashAll => 0,
+            Self::Hold | Self::Partition | Self::OneWay => 1,
+            Self::HoldClients => 2,
+            Self::StoreFlaky | Self::StoreSlow | Self::StoreLies => 3,
+            Self::StoreCut | Self::StoreDown => 4,
+            Self::ClockStep => 5,
+        }
+    }
+}
+
+impl Faults {
+    /// Draws faults of these kinds for the time from `from` to `until`.
+    pub fn draw(kinds: &[Kind], nodes: u64, from: Duration, until: Duration, rng: &mut SmallRng) -> Self {
+        let mut coming: Vec<Fault> = Vec::new();
+        if kinds.contains(&Kind::StoreLies) {
+            // All the time: when it matters, nobody knows before.
+            let mut lies = Fault::draw(Kind::StoreLies, nodes, from, until, rng);
+            lies.until = until;
+            coming.push(lies);
+        }
+        let mut at = from;
+        while !kinds.is_empty() {
+            at += Duration::from_millis(rng.random_range(100..2_500));
+            if at >= until {
+                break;
+            }
+            let fault = Fault::draw(kinds[rng.random_range(0..kinds.len())], nodes, at, until, rng);
+            let collides =
+                |other: &Fault| other.kind.area() == fault.kind.area() && other.until >= fault.from;
+            if !coming.iter().any(collides) {
+                coming.push(fault);
+            }
+        }
+        Self {
+            coming,
+            installed: Vec::new(),
+            until,
+        }
+    }
+
+    /// Puts in and takes away what is due.
+    pub fn step(&mut self, now: Duration, sim: &mut Sim<'_>, nodes: &mut [SimNode], world: &World) {
+        let (over, still) = self.installed.drain(..).partition(|fault| fault.until <= now);
+        self.installed = still;
+        let over: Vec<Fault> = over;
+        for fault in over {
+            world.trace.line(&format!("over: {}", fault.text()));
+            fault.remove(sim, nodes, world);
+        }
+        while self.coming.first().is_some_and(|fault| fault.from <= now) {
+            let fault = self.coming.remove(0);
+            world.trace.line(&format!("fault: {}", fault.text()));
+            fault.install(sim, nodes, world);
+            self.installed.push(fault);
+        }
+    }
+
+    /// Their time is over, and none is there.
+    pub fn are_over(&self, now: Duration) -> bool {
+        now >= self.until && self.coming.is_empty() && self.installed.is_empty()
+    }
+}
+
+impl Fault {
+    fn draw(kind: Kind, nodes: u64, from: Duration, end: Duration, rng: &mut SmallRng) -> Self {
+        let node = rng.random_range(1..=nodes);
+        let everybody_else: Vec<u64> = (1..=nodes).filter(|other| *other != node).collect();
+        // Mostly from all of them; now and then from one, so that the group has a way around.
+        let others = match rng.random_ratio(1, 3) {
+            true => vec![everybody_else[rng.random_range(0..everybody_else.len())]],
+            false => everybody_else,
+        };
+        let lasts = match rng.random_ratio(1, 2) {
+            true => rng.random_range(50..1_500),
+            false => rng.random_range(1_500..7_000),
+        };
+        let slow = match kind {
+            Kind::StoreSlow => rng.random_range(5..60),
+            _ => 0,
+        };
+        let flaky = if kind == Kind::StoreFlaky { 0.3 } else { 0.0 };
+        Self {
+            kind,
+            node,
+            others,
+            from,
+            until: (from + Duration::from_millis(lasts)).min(end),
+            trouble: Trouble {
+                fails: rng.random::<f64>() * flaky,
+                loses_answer: rng.random::<f64>() * flaky,
+                slow,
+                lies: kind == Kind::StoreLies,
+            },
+            step_ms: rng.random_range(-3_000..3_000),
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self {
+            kind, node, others, ..
+        } = self;
+        match kind {
+            Kind::Crash => format!("crash of node {node}"),
+            Kind::CrashAll => "crash of all nodes".into(),
+            Kind::Hold => format!("what nodes {node} and {others:?} send each other is late"),
+            Kind::Partition => format!("what nodes {node} and {others:?} send each other is lost"),
+            Kind::OneWay => format!("what node {node} sends to {others:?} is lost"),
+            Kind::HoldClients => format!("what node {node} and clients send each other is late"),
+            Kind::StoreFlaky | Kind::StoreSlow | Kind::StoreLies => {
+                format!("the store has {:?}", self.trouble)
+            }
+            Kind::StoreCut => format!("node {node} does not reach the store"),
+            Kind::StoreDown => "nobody reaches the store".into(),
+            Kind::ClockStep => format!("the clock of node {node} is set by {} ms", self.step_ms),
+        }
+    }
+
+    fn install(&self, sim: &mut Sim<'_>, nodes: &mut [SimNode], world: &World) {
+        match self.kind {
+            Kind::Crash | Kind::CrashAll => {
+                for node in self.crashed(nodes) {
+                    node.crash(sim);
+                }
+            }
+            Kind::Hold => self.pairs(|a, b| sim.hold(a, b)),
+            Kind::Partition => self.pairs(|a, b| sim.partition(a, b)),
+            Kind::OneWay => self.pairs(|a, b| sim.partition_oneway(a, b)),
+            Kind::HoldClients => sim.hold(host(self.node), CLIENTS),
+            Kind::StoreFlaky | Kind::StoreSlow | Kind::StoreLies => world.store.set_trouble(self.trouble),
+            Kind::StoreCut => world.store.cut_off(self.node, true),
+            Kind::StoreDown => nodes
+                .iter()
+                .for_each(|node| world.store.cut_off(node.number, true)),
+            Kind::ClockStep => {
+                let stepped = nodes.iter().find(|node| node.number == self.node);
+                stepped
+                    .into_iter()
+                    .for_each(|node| node.machine.step_clock(self.step_ms));
+            }
+        }
+    }
+
+    fn remove(&self, sim: &mut Sim<'_>, nodes: &mut [SimNode], world: &World) {
+        match self.kind {
+            Kind::Crash | Kind::CrashAll => {
+                for node in self.crashed(nodes) {
+                    node.start(sim);
+                }
+            }
+            Kind::Hold => self.pairs(|a, b| sim.release(a, b)),
+            Kind::Partition | Kind::OneWay => {
+                self.pairs(|a, b| {
+                    match self.kind {
+                        Kind::OneWay => sim.repair_oneway(a, b),
+                        _ => sim.repair(a, b),
+                    }
+                    let between: (IpAddr, IpAddr) = (sim.lookup(a), sim.lookup(b));
+                    world.wires.reset(between);
+                });
+            }
+            Kind::HoldClients => sim.release(host(self.node), CLIENTS),
+            Kind::StoreFlaky | Kind::StoreSlow | Kind::StoreLies => {
+                world.store.set_trouble(Trouble::default());
+            }
+            Kind::StoreCut => world.store.cut_off(self.node, false),
+            Kind::StoreDown => nodes
+                .iter()
+                .for_each(|node| world.store.cut_off(node.number, false)),
+            // Clocks stay as they are.
+            Kind::ClockStep => {}
+        }
+    }
+
+    fn crashed<'a>(&self, nodes: &'a mut [SimNode]) -> impl Iterator<Item = &'a mut SimNode> {
+        let (all, number) = (self.kind == Kind::CrashAll, self.node);
+        nodes.iter_mut().filter(move |node| all || node.number == number)
+    }
+
+    fn pairs(&self, mut each: impl FnMut(&str, &str)) {
+        for other in &self.others {
+            each(&host(self.node), &host(*other));
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! `millrace-sim`: the whole cluster in one thread. See [`run`].
+
+mod ambient;
+mod bank;
+mod clients;
+mod cluster;
+mod faults;
+mod findings;
+mod invariant;
+mod network;
+mod run;
+mod store;
+mod trace;
+mod twice;
+
+use std::io::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use millrace_jepsen::workload::Workload;
+use rand_of_mad_turmoil::SeedableRng;
+
+use crate::faults::Kind;
+use crate::findings::Findings;
+use crate::run::{Outcome, Run};
+use crate::trace::Trace;
+
+/// Every host's tasks are polled on one stack.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Runs the whole cluster in one thread: a seed decides its time, its network, its store, its faults and its clients.
+#[derive(Parser)]
+#[command(name = "millrace-sim", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// One run. Prints what happened, and the verdict last; fails if anything was wrong
+    Run(OneSeed),
+    /// The same run twice, each in a process of its own; fails if they differ in a byte
+    Meta(OneSeed),
+    /// Many runs, one for each seed; fails if anything was wrong in one of them
+    Bank(ManySeeds),
+}
+
+#[derive(Args)]
+struct OneSeed {
+    /// Decides everything
+    #[arg(long)]
+    seed: u64,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Args)]
+struct ManySeeds {
+    /// The first seed, and the one behind the last
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
+    seeds: Range<u64>,
+
+    /// How many at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Simulated seconds in which things go wrong
+    #[arg(long, default_value_t = 15)]
+    seconds: u64,
+
+    /// What clients do [default: drawn from the seed]
+    #[arg(long)]
+    workload: Option<Workload>,
+
+    /// What goes wrong, of which kinds; `--faults none` for nothing [default: some, drawn from the seed]
+    #[arg(long, value_delimiter = ',', value_name = "KIND")]
+    faults: Option<Vec<String>>,
+
+    /// Nodes of the cluster
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=9))]
+    nodes: u64,
+
+    /// Mean pause of a client between two operations, in milliseconds
+    #[arg(long, default_value_t = 50)]
+    pause_ms: u64,
+
+    /// Print the verdict alone
+    #[arg(long)]
+    quiet: bool,
+
+    /// What the trace has of the nodes' logs
+    #[arg(long, default_value = "info,openraft=error", value_name = "FILTER")]
+    log: String,
+
+    /// Where histories of what is wrong are written [default: millrace-sim among temporary files]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(it) => run(it.seed, it.run),
+        Command::Meta(it) => twice::run(&it.run, it.seed),
+        Command::Bank(it) => bank::run(it.seeds, it.jobs, &it.run),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// `true` if nothing was wrong.
+fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
+    let disks = disks()?;
+    let run = Run {
+        seed,
+        disturbed: Duration::from_secs(args.seconds),
+        workload: args.workload,
+        faults: args.faults.as_deref().map(kinds).transpose()?,
+        nodes: args.nodes,
+        pause: Duration::from_millis(args.pause_ms),
+        out: std::path::absolute(
+            args.out
+                .unwrap_or_else(|| std::env::temp_dir().join("millrace-sim")),
+        )?,
+    };
+    // Names of files are relative: nothing in the run knows where it is.
+    std::env::set_current_dir(disks.path())?;
+    let outcome = on_seeded_thread(seed, move || simulate(&run, args.quiet, &args.log))?;
+    show(seed, &outcome);
+    Ok(outcome.findings.is_empty())
+}
+
+impl RunArgs {
+    /// As a command line, for one seed.
+    fn of(&self, seed: u64) -> Vec<String> {
+        let mut args: Vec<String> = vec!["--seed".into(), seed.to_string()];
+        let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
+        add("--seconds", self.seconds.to_string());
+        add("--nodes", self.nodes.to_string());
+        add("--pause-ms", self.pause_ms.to_string());
+        add("--log", self.log.clone());
+        if let Some(out) = &self.out {
+            add("--out", out.display().to_string());
+        }
+        if let Some(name) = self.workload.and_then(|workload| workload.to_possible_value()) {
+            add("--workload", name.get_name().to_owned());
+        }
+        if let Some(faults) = &self.faults {
+            add("--faults", faults.join(","));
+        }
+        args
+    }
+}
+
+fn simulate(run: &Run, quiet: bool, log: &str) -> anyhow::Result<Outcome> {
+    let trace = Trace::new(!quiet);
+    trace.collect_logs(log)?;
+    let findings = Findings::new(trace.clone());
+    let panics = findings.clone();
+    let told = std::panic::take_hook();
+    // A task that panics does not end the run by itself.
+    std::panic::set_hook(Box::new(move |panic| {
+        panics.add(format!("a panic: {panic}"));
+        told(panic);
+    }));
+    run.run(&trace, &findings)
+}
+
+/// Runs `work` on a thread whose randomness and clocks are the simulation's from its first moment: hash maps of a
+/// thread take their seeds once, and this one's take them from here.
+fn on_seeded_thread<T: Send + 'static>(
+    seed: u64,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    mad_turmoil::rand::set_rng(<rand_of_mad_turmoil::rngs::StdRng as SeedableRng>::seed_from_u64(
+        seed,
+    ));
+    let thread = std::thread::Builder::new()
+        .name("sim".into())
+        .stack_size(STACK_BYTES);
+    let running = thread.spawn(move || {
+        fastrand::seed(seed);
+        let _clocks = mad_turmoil::time::SimClocksGuard::init();
+        work()
+    });
+    match running.context("cannot start the simulation")?.join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Where the machines' disks are: in memory if there is such a place, for what counts is what is in them and not that
+/// it outlives the run.
+fn disks() -> anyhow::Result<tempfile::TempDir> {
+    let memory = Path::new("/dev/shm");
+    let made = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory),
+        false => tempfile::tempdir(),
+    };
+    made.context("cannot make a directory for the machines' disks")
+}
+
+fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number"));
+    let (first, end) = text.split_once("..").ok_or("expected A..B")?;
+    Ok(number(first)?..number(end)?)
+}
+
+/// Names of kinds, or `none`.
+fn kinds(names: &[String]) -> anyhow::Result<Vec<Kind>> {
+    if names == ["none"] {
+        return Ok(Vec::new());
+    }
+    let kind = |name: &String| Kind::from_str(name, true).map_err(|why| anyhow!("faults: {why}"));
+    names.iter().map(kind).collect()
+}
+
+fn show(seed: u64, outcome: &Outcome) {
+    // What cannot be told is still in the exit status.
+    let mut to = std::io::stdout().lock();
+    for finding in &outcome.findings {
+        let _ = writeln!(to, "WRONG: {finding}");
+    }
+    for history in &outcome.histories {
+        let _ = writeln!(to, "see {}", history.display());
+    }
+    let _ = writeln!(
+        to,
+        "seed {seed}: {}, {:?}, {} operations, {:.1} s simulated, healed after {:.1} s, {} events, hash {:016x}",
+        if outcome.findings.is_empty() {
+            "ok"
+        } else {
+            "FAILED"
+        },
+        outcome.workload,
+        outcome.operations,
+        outcome.simulated.as_secs_f64(),
+        outcome.healed_after.as_secs_f64(),
+        outcome.events,
+        outcome.hash,
+    );
+}

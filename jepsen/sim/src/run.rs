@@ -1,0 +1,243 @@
+//! One run: a cluster, its clients and its faults, all in this thread, all decided by one number.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context;
+use millrace_jepsen::live::judge::judge;
+use millrace_jepsen::workload::Workload;
+use millrace_raft::group::Meta;
+use rand::rngs::{SmallRng, StdRng};
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+use turmoil::{Builder, Sim};
+
+use crate::ambient::Machine;
+use crate::clients::{Clients, Phase, Seen};
+use crate::cluster::{Shape, SimNode, World};
+use crate::faults::{CLIENTS, Faults, Kind};
+use crate::findings::Findings;
+use crate::invariant::Invariants;
+use crate::network::Wires;
+use crate::store::Store;
+use crate::trace::{self, Trace};
+
+/// One step of the network and of every host.
+const TICK: Duration = Duration::from_millis(1);
+/// Messages that one connection may have on their way.
+const TCP_CAPACITY: usize = 10_000;
+/// Between two looks at the invariants.
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
+/// Between two marks in the trace: where two runs part is found with them.
+const MARKS_EVERY: Duration = Duration::from_millis(500);
+/// Clients work undisturbed for so long at first.
+const CALM: Duration = Duration::from_millis(500);
+/// Beyond the time for faults: no run takes longer than this.
+const ENDS_WITHIN: Duration = Duration::from_secs(600);
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub seed: u64,
+    /// For so long things go wrong.
+    pub disturbed: Duration,
+    /// `None`: drawn.
+    pub workload: Option<Workload>,
+    /// `None`: drawn.
+    pub faults: Option<Vec<Kind>>,
+    pub nodes: u64,
+    /// Mean pause of a client between two operations.
+    pub pause: Duration,
+    /// Histories of what is wrong stay there.
+    pub out: PathBuf,
+}
+
+/// What came of it.
+pub struct Outcome {
+    pub workload: Workload,
+    pub operations: u64,
+    pub findings: Vec<String>,
+    /// Of streams with something wrong.
+    pub histories: Vec<PathBuf>,
+    pub simulated: Duration,
+    pub healed_after: Duration,
+    pub events: u64,
+    pub hash: u64,
+}
+
+impl Run {
+    /// Runs to the end. The working directory is where the machines' disks are: it must be empty.
+    ///
+    /// # Errors
+    /// What kept the simulator itself from going on. That is no verdict, and never a good one.
+    pub fn run(&self, trace: &Trace, findings: &Findings) -> anyhow::Result<Outcome> {
+        let mut rng = StdRng::seed_from_u64(self.seed);
+        let workload = self.workload.unwrap_or_else(|| draw_workload(&mut rng));
+        let mut drawn = SmallRng::seed_from_u64(rng.random());
+        let kinds = self.faults.clone().unwrap_or_else(|| draw_kinds(&mut drawn));
+        let shape = Shape {
+            nodes: self.nodes,
+            channels: rng.random_range(1..=4),
+            linger: Duration::from_millis(rng.random_range(1..20)),
+            idle_timeout: Duration::from_millis(rng.random_range(500..5_000)),
+        };
+        trace.line(&format!(
+            "seed {}, {workload:?}, {shape:?}, faults {kinds:?}",
+            self.seed
+        ));
+        let world = World {
+            wires: Wires::new(trace.clone()),
+            store: Store::new(rng.random(), trace.clone()),
+            trace: trace.clone(),
+            findings: findings.clone(),
+        };
+        let mut sim = network(&mut rng, self.disturbed + ENDS_WITHIN);
+        let mut nodes = (1..=self.nodes)
+            .map(|number| {
+                let machine = Machine::new(rng.random(), rng.random_range(-100..100));
+                let disk = Path::new(&format!("disk-{number}")).to_owned();
+                SimNode::new(&mut sim, number, machine, shape, &world, disk)
+            })
+            .collect::<Vec<_>>();
+        let (phase, mut phases) = watch::channel(Phase::Starting);
+        let seen = Rc::new(RefCell::new(Seen::default()));
+        let clients = Clients {
+            world: world.clone(),
+            nodes: self.nodes,
+            workload,
+            seed: rng.random(),
+            pause: self.pause,
+            phase: phase.clone(),
+            seen: seen.clone(),
+        };
+        sim.client(CLIENTS, async move {
+            clients.run().await;
+            Ok(())
+        });
+
+        let mut faults: Option<Faults> = None;
+        let mut invariants = Invariants::default();
+        let mut looked = Duration::ZERO;
+        let mut marked = Duration::ZERO;
+        loop {
+            let over = sim.step().map_err(|error| anyhow::anyhow!("{error}"))?;
+            let now = sim.elapsed();
+            trace::set_step(now);
+            world.store.step(now);
+            if over {
+                break;
+            }
+            for node in &mut nodes {
+                node.supervise(&mut sim, now);
+            }
+            if phases.has_changed()? && *phases.borrow_and_update() == Phase::Working {
+                let (from, until) = (now + CALM, now + CALM + self.disturbed);
+                faults = Some(Faults::draw(&kinds, self.nodes, from, until, &mut drawn));
+            }
+            if let Some(faults) = &mut faults
+                && *phase.borrow() == Phase::Working
+            {
+                faults.step(now, &mut sim, &mut nodes, &world);
+                if faults.are_over(now) {
+                    trace.line("no fault any more");
+                    phase.send_replace(Phase::Healed);
+                }
+            }
+            if now >= looked + LOOKS_EVERY {
+                looked = now;
+                invariants.check(&serving(&nodes), findings);
+            }
+            if now >= marked + MARKS_EVERY {
+                marked = now;
+                trace.line(&format!("mark {:016x}", trace.hash()));
+            }
+        }
+        if invariants.comparisons() == 0 {
+            findings.add("replicas were never compared".into());
+        }
+        let simulated = sim.elapsed();
+        for node in &mut nodes {
+            if node.is_on() {
+                node.crash(&mut sim);
+            }
+        }
+        drop(sim);
+        let seen = seen.take();
+        let (operations, histories) = self.judged(&seen, findings)?;
+        trace.line(&format!(
+            "{operations} operations, {} objects, {} comparisons of replicas",
+            world.store.objects(),
+            invariants.comparisons()
+        ));
+        Ok(Outcome {
+            workload,
+            operations,
+            findings: findings.list(),
+            histories,
+            simulated,
+            healed_after: seen.healed_after,
+            events: trace.events(),
+            hash: trace.hash(),
+        })
+    }
+
+    /// Judges every stream; how many operations there were, and the histories of those with something wrong.
+    fn judged(&self, seen: &Seen, findings: &Findings) -> anyhow::Result<(u64, Vec<PathBuf>)> {
+        std::fs::create_dir_all(&self.out).with_context(|| format!("cannot make {}", self.out.display()))?;
+        let (mut operations, mut histories) = (0, Vec::new());
+        for (number, (track, reads)) in seen.tracks.iter().enumerate() {
+            let path = self.out.join(format!("history-{}-{number}", self.seed));
+            let judged = judge(track, reads, &path)?;
+            operations += judged.operations;
+            for text in &judged.findings {
+                findings.add(format!("{}: {text}", judged.stream));
+            }
+            let history = path.with_extension("jsonl");
+            match judged.findings.is_empty() {
+                true => std::fs::remove_file(history)?,
+                false => histories.push(history),
+            }
+        }
+        if operations == 0 {
+            findings.add("clients did nothing".into());
+        }
+        Ok((operations, histories))
+    }
+}
+
+fn network(rng: &mut StdRng, at_most: Duration) -> Sim<'static> {
+    let most = Duration::from_millis(rng.random_range(2..30));
+    Builder::new()
+        .rng_seed(rng.random())
+        .epoch(std::time::UNIX_EPOCH)
+        .simulation_duration(at_most)
+        .tick_duration(TICK)
+        .min_message_latency(Duration::from_micros(200))
+        .max_message_latency(most)
+        .tcp_capacity(TCP_CAPACITY)
+        .enable_random_order()
+        .build()
+}
+
+fn serving(nodes: &[SimNode]) -> Vec<(u64, Meta)> {
+    let serving = nodes.iter().filter_map(|node| Some((node.number, node.meta()?)));
+    serving.collect()
+}
+
+fn draw_workload(rng: &mut StdRng) -> Workload {
+    use Workload::{Fenced, Followers, Many, Matched, Plain, Recreate, Sessions, Trims};
+    let all = [Plain, Matched, Fenced, Sessions, Followers, Trims, Recreate, Many];
+    all[rng.random_range(0..all.len())]
+}
+
+/// A few kinds: with all of them at once hardly anything gets done.
+fn draw_kinds(rng: &mut SmallRng) -> Vec<Kind> {
+    let mut kinds = Kind::fair();
+    let keep = rng.random_range(1..=4);
+    while kinds.len() > keep {
+        kinds.remove(rng.random_range(0..kinds.len()));
+    }
+    kinds
+}

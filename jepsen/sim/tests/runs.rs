@@ -1,0 +1,45 @@
+//! Whole runs, each in a process of its own.
+
+use std::process::{Command, Output};
+
+fn simulator(args: &[&str]) -> Output {
+    let out = tempfile::tempdir().expect("a directory");
+    Command::new(env!("CARGO_BIN_EXE_millrace-sim"))
+        .args(args)
+        .arg("--out")
+        .arg(out.path())
+        .output()
+        .expect("the simulator")
+}
+
+fn printed(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let twice = simulator(&["meta", "--seed", "7", "--seconds", "6"]);
+    assert!(twice.status.success(), "{}", printed(&twice));
+}
+
+#[test]
+fn two_seeds_are_two_runs() {
+    let run = |seed: &str| simulator(&["run", "--seed", seed, "--seconds", "1", "--quiet"]).stdout;
+    assert_ne!(run("1"), run("2"));
+}
+
+#[test]
+fn a_few_seeds_find_nothing_wrong() {
+    let bank = simulator(&["bank", "--seeds", "1..7", "--seconds", "8"]);
+    assert!(bank.status.success(), "{}", printed(&bank));
+}
+
+/// Six seeds, of which one is enough: it takes an owner that is cut off, lives on, and is written to.
+#[test]
+fn a_store_that_replaces_what_stands_there_is_found() {
+    let args = ["bank", "--seeds", "1..7", "--seconds", "15", "--workload", "many"];
+    let bank = simulator(&[&args[..], &["--faults", "store-lies,hold"]].concat());
+    assert_eq!(bank.status.code(), Some(1), "{}", printed(&bank));
+    assert!(printed(&bank).contains("not linearizable"), "{}", printed(&bank));
+}
