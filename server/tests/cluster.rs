@@ -16,6 +16,8 @@ mod failover;
 mod forwarding;
 #[path = "cluster/paused.rs"]
 mod paused;
+#[path = "../../jepsen/src/live/ports.rs"]
+mod ports;
 #[path = "cluster/processes.rs"]
 mod processes;
 #[path = "cluster/wire.rs"]

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::edge;
 use super::network::Network;
+use super::ports::Ports;
 use super::store::Store;
 
 /// What a cluster is made of.
@@ -47,6 +48,7 @@ pub struct Cluster {
     spare: SocketAddr,
     guest: Option<Child>,
     guests: usize,
+    _ports: Ports,
 }
 
 #[derive(Debug)]
@@ -70,7 +72,7 @@ impl Cluster {
     /// Starts all nodes and waits until each serves.
     pub async fn start(plan: Plan, network: Network, within: Duration) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&plan.dir).with_context(|| format!("cannot make {}", plan.dir.display()))?;
-        let ports = network.ports(2 * plan.nodes + 1)?;
+        let ports = Ports::reserve(2 * plan.nodes + 1).context("no ports for the nodes")?;
         let nodes = (0..plan.nodes).map(|node| Node {
             http: SocketAddr::new(network.ip(node), ports[2 * node]),
             cluster: SocketAddr::new(network.ip(node), ports[2 * node + 1]),
@@ -84,6 +86,7 @@ impl Cluster {
             spare: SocketAddr::new(network.ip(plan.nodes), ports[2 * plan.nodes]),
             guest: None,
             guests: 0,
+            _ports: ports,
             network,
             plan,
         };

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod edge;
 pub mod judge;
 pub mod network;
+pub mod ports;
 pub mod proxy;
 pub mod report;
 pub mod run;

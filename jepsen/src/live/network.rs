@@ -4,7 +4,7 @@
 //! the bridge too. So packets between two nodes can be dropped, in either direction, without touching those between a
 //! node and its clients. Everything is removed when the value is dropped.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -63,20 +63,6 @@ impl Network {
         match self {
             Self::Loopback { .. } => Ipv4Addr::LOCALHOST.into(),
             Self::Namespaces(namespaces) => namespaces.ip(node).into(),
-        }
-    }
-
-    /// Ports that are free at the node, at the moment.
-    pub fn ports(&self, count: usize) -> anyhow::Result<Vec<u16>> {
-        match self {
-            // Nobody else is in a namespace of ours.
-            Self::Namespaces(_) => Ok((7400..).take(count).collect()),
-            Self::Loopback { .. } => {
-                let listeners = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-                let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
-                let ports = listeners.iter().map(|it| it.local_addr().map(|at| at.port()));
-                Ok(ports.collect::<Result<_, _>>()?)
-            }
         }
     }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::cell::{PATIENCE, free_ports};
+use crate::ports::Ports;
 use crate::processes::{Process, ready};
 
 const BASIN: &str = "looked-after";
@@ -23,7 +24,7 @@ const FOUNDERS: usize = 3;
 /// Nodes 1 to 4, of which the first three form the cluster.
 struct Nodes {
     dir: tempfile::TempDir,
-    ports: Vec<u16>,
+    ports: Ports,
     running: Vec<Option<Process>>,
     http: reqwest::Client,
 }

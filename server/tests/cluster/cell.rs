@@ -1,6 +1,6 @@
 //! A cell on the test's own runtime, and short ways to call its nodes.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use prost::Message;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::ports::Ports;
 use crate::wire::{Wire, World};
 
 /// Longer than anything here takes unless it hangs.
@@ -40,6 +41,7 @@ pub struct Cell {
     pub wire: Wire,
     pub nodes: Vec<Option<Running>>,
     pub basin: BasinName,
+    _ports: Ports,
 }
 
 /// What stays of a node when it stops.
@@ -58,7 +60,8 @@ impl Cell {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let addrs: Vec<_> = free_ports(6).into_iter().map(at).collect();
+        let ports = free_ports(6);
+        let addrs: Vec<_> = ports.iter().copied().map(at).collect();
         let wire = Wire::default();
         let place = |node: usize| {
             let (cluster_addrs, forward_addr) = (addrs[..3].to_vec(), addrs[3 + node]);
@@ -81,6 +84,7 @@ impl Cell {
             wire: wire.clone(),
             nodes: started.into_iter().map(Some).collect(),
             basin: BasinName::new("three-nodes").unwrap(),
+            _ports: ports,
         };
         let config = CreateBasin::default();
         cell.node(0)
@@ -215,15 +219,9 @@ impl Stores for Stored {
     }
 }
 
-/// Ports that nobody listened on a moment ago.
-#[allow(clippy::disallowed_methods)] // A test chooses them before there is a node.
-pub fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    held.iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
+/// Ports of this test's own.
+pub fn free_ports(count: usize) -> Ports {
+    Ports::reserve(count).expect("ports that nobody has")
 }
 
 pub fn batch(body: &str) -> AppendBatch {
