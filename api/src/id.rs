@@ -70,6 +70,10 @@ number_id! {
     ChunkSeq(u64)
 }
 number_id! {
+    /// A flush of a channel; grows by one with each that is begun and committed, over all of its epochs, from 1.
+    FlushSeq(u64)
+}
+number_id! {
     /// The part of a stream that one channel sequenced; the log index of the command that opened it.
     StreamletId(u64)
 }

@@ -19,6 +19,7 @@ pub mod read;
 pub mod record;
 pub mod s2s;
 pub mod scan;
+pub mod segment;
 pub mod sse;
 
 #[cfg(test)]
