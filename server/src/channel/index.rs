@@ -57,6 +57,22 @@ impl SlotIndex {
         self.entries.push(Entry { first, chunk });
     }
 
+    /// Chunks before `start` are no longer there. Everything that is lies at or behind it.
+    pub fn release(&mut self, start: LogPosition) {
+        let before = self.entries.partition_point(|entry| entry.chunk < start);
+        let Some(last) = before.checked_sub(1) else { return };
+        self.entries.drain(..last);
+        // Its later chunks have no entry of their own.
+        self.entries[0].chunk = start;
+        self.entries.shrink_to_fit();
+        (self.stride_log2, self.skipped) = (0, 0);
+    }
+
+    /// Nothing of the stream is in a chunk any more.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// The next entry behind `chunk`: the position of its first record, and its chunk.
     pub fn after(&self, chunk: LogPosition) -> Option<(StreamPosition, LogPosition)> {
         let behind = self.entries.partition_point(|entry| entry.chunk <= chunk);
@@ -108,6 +124,10 @@ mod tests {
             prop_assert!(index.seek(Seek::SeqNum(seq_num)).unwrap() <= chunk(slot));
             let first = records.iter().find(|r| r.1 >= timestamp).unwrap();
             prop_assert!(index.seek(Seek::Timestamp(timestamp)).unwrap() <= chunk(first.2));
+            // Once everything before the record's chunk is released, it is still found, and nothing released is.
+            index.release(chunk(slot));
+            prop_assert_eq!(index.seek(Seek::SeqNum(seq_num)).unwrap(), chunk(slot));
+            prop_assert!(index.seek(Seek::Timestamp(timestamp)).unwrap() >= chunk(slot));
         }
     }
 

@@ -50,6 +50,36 @@ impl ChunkLog {
         current.end = current.end.max(end);
     }
 
+    /// Chunks before `start` are no longer there.
+    pub fn release(&mut self, start: LogPosition) {
+        self.extents.retain(|e| e.epoch >= start.epoch);
+        if let Some(first) = self.extents.first_mut().filter(|e| e.epoch == start.epoch) {
+            first.first = first.first.max(start.slot);
+        }
+    }
+
+    /// Behind the last chunk.
+    pub fn end(&self) -> LogPosition {
+        let current = self.extents.last().expect("the current epoch's extent is always there");
+        LogPosition {
+            epoch: current.epoch,
+            slot: current.end,
+        }
+    }
+
+    /// The chunks from `from` up to `through` (exclusive), in order.
+    pub fn chunks(&self, from: LogPosition, through: LogPosition) -> Vec<ChunkId> {
+        let first = self.at_or_after(from);
+        let all = std::iter::successors(first, |position| self.after(*position));
+        let within = all.take_while(|position| *position < through);
+        within.map(|position| self.chunk_id(position)).collect()
+    }
+
+    /// Whether there are chunks of an earlier epoch than the current one.
+    pub fn spans_epochs(&self) -> bool {
+        self.extents.len() > 1
+    }
+
     /// The first chunk at or behind `position`.
     pub fn at_or_after(&self, position: LogPosition) -> Option<LogPosition> {
         let index = self.extents.partition_point(|e| e.epoch < position.epoch);
@@ -122,6 +152,20 @@ mod tests {
             next = log.after(position);
         }
         assert_eq!(seen, [at(1, 3), at(1, 4), at(4, 0), at(5, 0), at(5, 1)]);
+    }
+
+    #[test]
+    fn released_chunks_are_walked_over() {
+        let mut log = ChunkLog::new(ChannelId(1), [extent(1, 0, 5), extent(2, 0, 4)], Epoch(3));
+        log.advance(ChunkSeq(2));
+        log.release(at(2, 3));
+        assert_eq!(log.at_or_after(at(1, 1)), Some(at(2, 3)));
+        assert_eq!(log.after(at(2, 3)), Some(at(3, 0)));
+        log.release(log.end());
+        assert_eq!(log.at_or_after(at(1, 1)), None);
+        log.advance(ChunkSeq(3));
+        assert_eq!(log.at_or_after(at(1, 1)), Some(at(3, 2)));
+        assert!(!log.spans_epochs());
     }
 
     #[test]

@@ -37,7 +37,10 @@ pub enum Request {
 impl ReadReply {
     pub fn view(&self) -> ReadView {
         match self {
-            Self::Frames { view, .. } | Self::Chunks { view, .. } | Self::AtTail { view } => *view,
+            Self::Frames { view, .. }
+            | Self::Chunks { view, .. }
+            | Self::Segments { view, .. }
+            | Self::AtTail { view } => *view,
         }
     }
 }
@@ -181,6 +184,13 @@ pub enum ReadReply {
         log: Arc<ChunkLog>,
         view: ReadView,
     },
+    /// The record sought is in segments, or gone: everything below `end` that is left is in the segments that
+    /// metadata name at the log index `known_at`.
+    Segments {
+        end: SeqNum,
+        known_at: u64,
+        view: ReadView,
+    },
     /// Nothing there is at or behind the place sought.
     AtTail { view: ReadView },
 }
@@ -209,6 +219,9 @@ pub enum Refusal {
         "the session's writer is not known any more; what it has no acknowledgement for may have been applied"
     )]
     WriterUnknown,
+    /// So much waits to be flushed that nothing more is taken; nothing was applied.
+    #[error("the channel takes nothing until what it holds is flushed")]
+    Full,
     /// The channel stopped before the request was carried out; nothing was applied.
     #[error("the channel has stopped")]
     Stopped,

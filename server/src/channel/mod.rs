@@ -3,6 +3,7 @@
 //! [`state`] decides, [`task`] does, [`handle`] is what others may call, [`recovery`] rebuilds the state from the
 //! WAL when this node becomes the owner.
 
+pub mod flush;
 pub mod handle;
 pub mod index;
 pub mod log;

@@ -7,12 +7,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use millrace_api::id::{ChunkSeq, StreamId};
-use millrace_api::position::{SeqNum, StreamPosition};
+use millrace_api::position::StreamPosition;
 use millrace_wal::{AckPrefix, ChunkBuilder, Frame};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::message::Refusal;
+use super::streamlet::Commanded;
 use crate::frontend::service::types::AppendAck;
 
 pub struct Pipeline {
@@ -44,7 +45,8 @@ pub struct InFlight {
 pub struct Note {
     pub stream: StreamId,
     pub frame: Frame,
-    pub trim: Option<SeqNum>,
+    /// What its commands do.
+    pub commanded: Option<Box<Commanded>>,
 }
 
 /// An answer that leaves when its chunk is acknowledged.

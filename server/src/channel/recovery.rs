@@ -15,7 +15,7 @@ use millrace_api::proto;
 use millrace_raft::command::{ActivateChannel, AssignChannel, SealEpoch};
 use millrace_raft::error::{MetaError, StoreError};
 use millrace_raft::group::Meta;
-use millrace_raft::query::{ChannelRecord, ChannelStreamlet};
+use millrace_raft::query::{ChannelRecord, ChannelStreamlet, Fencing};
 use millrace_raft::refused::Refused;
 use millrace_wal::{
     ChannelHistory, ChunkBuilder, ChunkId, EpochWriter, FencedBy, Footer, FooterEntry, Judge, JudgeError,
@@ -25,6 +25,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::flush::FlushStart;
 use super::index::SlotIndex;
 use super::log::{ChunkLog, Extent, LogPosition};
 use super::state::{ChannelLimits, ChannelState};
@@ -116,10 +117,20 @@ pub async fn take_over(
         }
         tracing::info!(%channel, %epoch, streams = fold.streams.len(), took = ?started.elapsed(),
             "took the channel over");
+        let log_index = meta.applied_index();
         let record = channel_record(channel, meta)?;
         let log = ChunkLog::new(channel, extents(&record), epoch);
+        let flush = FlushStart {
+            checkpoint: LogPosition {
+                epoch: record.checkpoint.epoch,
+                slot: record.checkpoint.slot,
+            },
+            seq: record.flush_seq,
+            log_index,
+            bytes: fold.bytes,
+        };
         let (streams, deleting) = fold.finish();
-        let state = ChannelState::new(epoch, writer.next_slot(), log, streams, limits);
+        let state = ChannelState::new(epoch, writer.next_slot(), log, streams, flush, limits);
         return Ok(TakenOver {
             epoch,
             state,
@@ -292,6 +303,8 @@ struct Fold {
     streams: BTreeMap<StreamId, Folded>,
     commands: Vec<CommandFrame>,
     broken: Option<RecoveryError>,
+    /// Of all frames that were folded.
+    bytes: u64,
     now: Instant,
 }
 
@@ -308,10 +321,9 @@ impl Fold {
             let start = StreamletStart {
                 id: open.streamlet,
                 config: open.config,
-                tail: open.start,
-                flushed: open.start.seq_num,
-                token: open.fencing.token,
-                token_seq_num: open.fencing.seq_num,
+                tail: open.flushed,
+                flushed: open.flushed,
+                fencing: open.fencing,
                 trim: open.trim,
                 forgotten: open.forgotten,
             };
@@ -329,6 +341,7 @@ impl Fold {
             streams: streams.collect(),
             commands: Vec::new(),
             broken: None,
+            bytes: 0,
             now,
         }
     }
@@ -357,6 +370,22 @@ impl Fold {
             return Ok(());
         }
         let tail = folded.start.tail;
+        let start = StreamPosition::new(header.first_seq, header.first_timestamp);
+        let end = StreamPosition::new(header.end_seq(), header.last_timestamp);
+        let done = Sequenced {
+            start,
+            end,
+            slot: None,
+        };
+        if header.writer != WriterId(0) {
+            folded
+                .writers
+                .recovered(header.writer, header.number, done, self.now);
+        }
+        // In segments already: it tells only what its writer has sent.
+        if end.seq_num <= folded.start.flushed.seq_num {
+            return Ok(());
+        }
         if header.first_seq != tail.seq_num || header.first_timestamp < tail.timestamp {
             let what = format!(
                 "chunk {} continues at {} what ends at {}",
@@ -373,23 +402,9 @@ impl Fold {
             epoch: chunk.epoch,
             slot: chunk.slot,
         };
-        folded.index.note(
-            StreamPosition::new(header.first_seq, header.first_timestamp),
-            position,
-        );
-        let end = StreamPosition::new(header.end_seq(), header.last_timestamp);
+        folded.index.note(start, position);
         folded.start.tail = end;
-        if header.writer != WriterId(0) {
-            let start = StreamPosition::new(header.first_seq, header.first_timestamp);
-            let done = Sequenced {
-                start,
-                end,
-                slot: None,
-            };
-            folded
-                .writers
-                .recovered(header.writer, header.number, done, self.now);
-        }
+        self.bytes += header.frame_len();
         if header.flags.has_commands() {
             self.commands.push((chunk, footer.clone(), index));
         }
@@ -404,8 +419,10 @@ impl Fold {
             };
             match command {
                 Command::Fence(token) => {
-                    folded.start.token = token;
-                    folded.start.token_seq_num = Some(seq_num);
+                    folded.start.fencing = Fencing {
+                        token,
+                        seq_num: Some(seq_num),
+                    };
                 }
                 Command::Trim(point) => folded.start.trim = folded.start.trim.max(point.min(seq_num + 1)),
             }

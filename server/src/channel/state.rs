@@ -11,12 +11,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use millrace_api::config::ResolvedStreamConfig;
-use millrace_api::id::{ChunkSeq, Epoch, StreamId, StreamletId};
+use millrace_api::id::{ChunkSeq, Epoch, FlushSeq, StreamId, StreamletId};
 use millrace_api::position::StreamPosition;
-use millrace_wal::{ChunkBuilder, Frame};
+use millrace_wal::{ChunkBuilder, ChunkId, Frame};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::flush::{FlushLimits, FlushPlan, FlushStart, Flushed, Unflushed};
 use super::log::{ChunkLog, LogPosition};
 use super::message::{Append, Read, ReadReply, Refusal, Seek};
 use super::pipeline::{Held, HeldAnswer, InFlight, Note, Pipeline};
@@ -52,6 +53,7 @@ pub struct ChannelLimits {
     pub linger: std::time::Duration,
     /// Frames kept in memory for readers near the tail.
     pub recent_bytes: usize,
+    pub flush: FlushLimits,
 }
 
 pub struct ChannelState {
@@ -60,6 +62,7 @@ pub struct ChannelState {
     streams: HashMap<StreamId, Streamlet>,
     pipeline: Pipeline,
     recent: Recent,
+    unflushed: Unflushed,
     log: Arc<ChunkLog>,
     buffer: FrameBuffer,
     effects: Vec<Effect>,
@@ -72,12 +75,16 @@ impl ChannelState {
         first_slot: ChunkSeq,
         mut log: ChunkLog,
         streams: HashMap<StreamId, Streamlet>,
+        flush: FlushStart,
         limits: ChannelLimits,
     ) -> Self {
         log.advance(first_slot);
+        let unflushed = streams.iter().filter(|(_, streamlet)| !streamlet.is_cut());
+        let unflushed = unflushed.map(|(stream, _)| *stream).collect();
         Self {
             epoch,
             recent: Recent::new(limits.recent_bytes),
+            unflushed: Unflushed::new(flush, log.end(), unflushed, limits.flush.clone()),
             limits,
             streams,
             pipeline: Pipeline::new(first_slot),
@@ -136,12 +143,18 @@ impl ChannelState {
             let answer = HeldAnswer::Ack { stream, start, end };
             return self.answer_with(slot, Held::new(reply, answer, permit));
         }
+        // What was sequenced before has its answer above; this was not.
+        if self.unflushed.is_full() {
+            source.end();
+            self.effects.push(Effect::Append(reply, Err(Refusal::Full)));
+            return;
+        }
         let start = streamlet.assigned();
         let frame = self
             .buffer
             .encode(stream, streamlet, &batch, source.writer(), now_ms);
         let end = StreamPosition::new(frame.header.end_seq(), frame.header.last_timestamp);
-        let trim = streamlet.sequenced(&batch, end, slot);
+        let commanded = streamlet.sequenced(&batch, end, slot);
         let start = StreamPosition::new(start.seq_num, frame.header.first_timestamp);
         if let Some(input) = source.writer() {
             let done = Sequenced {
@@ -152,7 +165,11 @@ impl ChannelState {
             streamlet.writers.sequenced(input.writer, input.number, done, now);
         }
         let held = Held::new(reply, HeldAnswer::Ack { stream, start, end }, permit);
-        let note = Note { stream, frame, trim };
+        let note = Note {
+            stream,
+            frame,
+            commanded,
+        };
         self.pipeline.push(note, held, self.limits.chunk_bytes, now);
     }
 
@@ -201,14 +218,20 @@ impl ChannelState {
         };
         let mut to_wake = Vec::new();
         let mut to_close = Vec::new();
-        for Note { stream, frame, trim } in chunk.notes {
+        for note in chunk.notes {
+            let Note {
+                stream,
+                frame,
+                commanded,
+            } = note;
             let Some(streamlet) = self.streams.get_mut(&stream) else {
                 continue;
             };
             let first = StreamPosition::new(frame.header.first_seq, frame.header.first_timestamp);
             streamlet.index.note(first, position);
             self.recent.push(stream, &frame);
-            streamlet.advance(frame, trim);
+            self.unflushed.push(&frame, streamlet.is_cut());
+            streamlet.advance(frame, commanded);
             if !streamlet.waiting.is_empty() && to_wake.last() != Some(&stream) {
                 to_wake.push(stream);
             }
@@ -216,6 +239,10 @@ impl ChannelState {
                 to_close.push(stream);
             }
         }
+        self.unflushed.end_of_chunk(LogPosition {
+            slot: ChunkSeq(position.slot.0 + 1),
+            ..position
+        });
         for held in chunk.held {
             self.release(held);
         }
@@ -256,7 +283,7 @@ impl ChannelState {
             }
             streamlet.waiting.push(read);
         } else {
-            let reply = answer_read(streamlet, &self.log, &read);
+            let reply = answer_read(streamlet, &self.log, self.unflushed.log_index(), &read);
             self.effects.push(Effect::Read(read.reply, Ok(reply)));
         }
     }
@@ -285,7 +312,7 @@ impl ChannelState {
                         view: streamlet.view(),
                     }
                 }
-                _ => answer_read(streamlet, &self.log, &read),
+                _ => answer_read(streamlet, &self.log, self.unflushed.log_index(), &read),
             };
             if let ReadReply::Frames { frames, .. } = &reply {
                 shared = Some((
@@ -375,6 +402,44 @@ impl ChannelState {
         }
     }
 
+    /// When the next flush has to begin; `None` while one is under way, or when there is nothing to flush.
+    pub fn flush_deadline(&mut self, now: Instant) -> Option<Instant> {
+        self.unflushed.deadline(&self.log, now)
+    }
+
+    /// Begins a flush of everything durable. Only when none is under way.
+    pub fn begin_flush(&mut self) -> FlushPlan {
+        let mut cuts = Vec::new();
+        for stream in self.unflushed.take_streams() {
+            // What is being deleted is not worth a segment.
+            if let Some(streamlet) = self.streams.get_mut(&stream).filter(|it| !it.closing) {
+                cuts.push(streamlet.cut(stream));
+            }
+        }
+        self.unflushed.begin(&self.log, cuts)
+    }
+
+    /// The flush that was under way is in metadata, as its commits up to `seq`, at `log_index`: its chunks are not
+    /// pointed to any more. Answers which they are.
+    pub fn flushed(&mut self, seq: FlushSeq, log_index: u64) -> Vec<ChunkId> {
+        let Some(Flushed {
+            from,
+            through,
+            streams,
+        }) = self.unflushed.done(seq, log_index)
+        else {
+            return Vec::new();
+        };
+        for stream in streams {
+            if let Some(streamlet) = self.streams.get_mut(&stream) {
+                streamlet.cut_is_flushed(through);
+            }
+        }
+        let released = self.log.chunks(from, through);
+        Arc::make_mut(&mut self.log).release(through);
+        released
+    }
+
     /// Whether every chunk is acknowledged and nothing waits to be written.
     pub fn is_settled(&self) -> bool {
         self.pipeline.is_settled()
@@ -406,7 +471,8 @@ fn is_far(from: LogPosition, to: LogPosition) -> bool {
     from.epoch != to.epoch || to.slot.0 - from.slot.0 > WALKED_CHUNKS_MAX
 }
 
-fn answer_read(streamlet: &Streamlet, log: &Arc<ChunkLog>, read: &Read) -> ReadReply {
+/// `flushed_at` is a log index at which metadata have what was flushed of the channel.
+fn answer_read(streamlet: &Streamlet, log: &Arc<ChunkLog>, flushed_at: u64, read: &Read) -> ReadReply {
     let view = streamlet.view();
     if streamlet.is_at_tail(read.seek) {
         return ReadReply::AtTail { view };
@@ -414,12 +480,25 @@ fn answer_read(streamlet: &Streamlet, log: &Arc<ChunkLog>, read: &Read) -> ReadR
     if let Some(frames) = streamlet.recent_from(read.seek, read.records_max, read.metered_bytes_max) {
         return ReadReply::Frames { frames, view };
     }
+    let flushed = streamlet.flushed();
+    let in_segments = match read.seek {
+        Seek::SeqNum(seq_num) => seq_num.max(view.trim) < flushed.seq_num,
+        Seek::Timestamp(timestamp) => timestamp <= flushed.timestamp && view.trim < flushed.seq_num,
+    };
+    if in_segments {
+        return ReadReply::Segments {
+            end: flushed.seq_num,
+            // Of what another channel flushed, metadata knew when they opened the streamlet.
+            known_at: flushed_at.max(streamlet.id.0),
+            view,
+        };
+    }
     // What is trimmed away is not walked through.
     let sought = streamlet
         .index
         .seek(read.seek)
         .max(streamlet.index.seek(Seek::SeqNum(view.trim)));
-    let start = sought.expect("a stream with durable records has a first chunk");
+    let start = sought.expect("a stream with records that are not in segments has a first chunk");
     // A reader that gets to the end asks again: there memory takes over, or the stream goes on in a distant chunk.
     let end = match streamlet.index.after(start) {
         Some((first, chunk)) if is_far(start, chunk) => first.seq_num.min(streamlet.recent_start()),

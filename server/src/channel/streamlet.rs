@@ -6,13 +6,15 @@ use std::sync::Arc;
 use millrace_api::batch::AppendBatch;
 use millrace_api::command::Command;
 use millrace_api::config::{ResolvedStreamConfig, TimestampingMode};
-use millrace_api::id::{ChunkSeq, StreamletId};
-use millrace_api::name::FencingToken;
+use millrace_api::id::{ChunkSeq, StreamId, StreamletId};
 use millrace_api::position::{SeqNum, StreamPosition, Timestamp};
+use millrace_raft::query::Fencing;
 use millrace_wal::Frame;
 use tokio::time::Instant;
 
+use super::flush::StreamCut;
 use super::index::SlotIndex;
+use super::log::LogPosition;
 use super::message::{Read, ReadView, Refusal, Seek, Source};
 use super::writers::{Sequenced, Writers};
 
@@ -27,11 +29,12 @@ pub struct Streamlet {
     assigned: StreamPosition,
     /// What readers and check-tail see.
     durable: StreamPosition,
-    /// In segments.
-    flushed: SeqNum,
-    token: FencingToken,
-    /// Sequence number of the record that set the token, if one ever did.
-    token_seq_num: Option<SeqNum>,
+    /// Behind the last record of the flush that is under way; behind the last one in segments if none is.
+    cut: StreamPosition,
+    /// Behind the last record that is in segments.
+    flushed: StreamPosition,
+    fencing: Fencing,
+    fencing_durable: Fencing,
     trim_assigned: SeqNum,
     trim_durable: SeqNum,
     /// The slot of this epoch that holds the last frame sequenced.
@@ -52,12 +55,18 @@ pub struct StreamletStart {
     pub id: StreamletId,
     pub config: ResolvedStreamConfig,
     pub tail: StreamPosition,
-    pub flushed: SeqNum,
-    pub token: FencingToken,
-    pub token_seq_num: Option<SeqNum>,
+    /// Behind the last record that is in segments.
+    pub flushed: StreamPosition,
+    pub fencing: Fencing,
     pub trim: SeqNum,
     /// Inputs of writers opened below are not known any more.
     pub forgotten: SeqNum,
+}
+
+/// The state that commands add up to, as of one of them.
+pub struct Commanded {
+    trim: SeqNum,
+    fencing: Fencing,
 }
 
 impl Streamlet {
@@ -74,9 +83,10 @@ impl Streamlet {
             config: start.config,
             assigned: start.tail,
             durable: start.tail,
+            cut: start.flushed,
             flushed: start.flushed,
-            token: start.token,
-            token_seq_num: start.token_seq_num,
+            fencing: start.fencing.clone(),
+            fencing_durable: start.fencing,
             trim_assigned: start.trim,
             trim_durable: start.trim,
             last_slot: None,
@@ -114,7 +124,41 @@ impl Streamlet {
 
     /// Everything is in segments and nobody waits: the stream may rest.
     pub fn may_rest(&self) -> bool {
-        self.is_durable() && self.flushed == self.durable.seq_num && !self.closing
+        self.is_durable() && self.flushed == self.durable && !self.closing
+    }
+
+    /// Behind the last record that is in segments.
+    pub fn flushed(&self) -> StreamPosition {
+        self.flushed
+    }
+
+    /// Whether the next flush has nothing of the stream.
+    pub fn is_cut(&self) -> bool {
+        self.cut == self.durable
+    }
+
+    /// The part of a flush of everything durable that concerns the stream.
+    pub fn cut(&mut self, stream: StreamId) -> StreamCut {
+        self.cut = self.durable;
+        StreamCut {
+            stream,
+            streamlet: self.id,
+            first_seq: self.flushed.seq_num,
+            tail: self.durable,
+            fencing: self.fencing_durable.clone(),
+            trim: self.trim_durable,
+            // Whoever recovers from behind the cut finds no input before it.
+            forgotten: self.writers.end().min(self.durable.seq_num),
+        }
+    }
+
+    /// The flush that was under way is in metadata. Its chunks, those before `released`, are not looked at any more.
+    pub fn cut_is_flushed(&mut self, released: LogPosition) {
+        self.flushed = self.cut;
+        match self.flushed == self.durable {
+            true => self.index.clear(),
+            false => self.index.release(released),
+        }
     }
 
     /// Where the stream stands, for its metadata when it rests.
@@ -124,8 +168,7 @@ impl Streamlet {
             config: self.config,
             tail: self.durable,
             flushed: self.flushed,
-            token: self.token.clone(),
-            token_seq_num: self.token_seq_num,
+            fencing: self.fencing_durable.clone(),
             trim: self.trim_durable,
             // Whoever opens it again knows none of its writers.
             forgotten: self.durable.seq_num,
@@ -160,9 +203,10 @@ impl Streamlet {
         if self.closing {
             return Err(Refusal::Deleting);
         }
-        if batch.fencing_token().is_some_and(|token| *token != self.token) {
+        let token = &self.fencing.token;
+        if batch.fencing_token().is_some_and(|asked| asked != token) {
             return Err(Refusal::FencingTokenMismatch {
-                actual: self.token.clone(),
+                actual: token.clone(),
             });
         }
         if batch
@@ -206,38 +250,42 @@ impl Streamlet {
     }
 
     /// A batch of commands and records was sequenced from the assigned position up to `end`, into `slot`. Returns
-    /// the trim point that it sets once durable.
-    pub fn sequenced(&mut self, batch: &AppendBatch, end: StreamPosition, slot: ChunkSeq) -> Option<SeqNum> {
+    /// what its commands do once it is durable, if it has any.
+    pub fn sequenced(
+        &mut self,
+        batch: &AppendBatch,
+        end: StreamPosition,
+        slot: ChunkSeq,
+    ) -> Option<Box<Commanded>> {
         let first = self.assigned.seq_num;
-        let mut trimmed = false;
         for (index, command) in batch.commands() {
-            let seq_num = first + *index as u64;
-            trimmed |= self.command(command, seq_num);
+            self.command(command, first + *index as u64);
         }
         self.assigned = end;
         self.last_slot = Some(slot);
-        trimmed.then_some(self.trim_assigned)
+        (!batch.commands().is_empty()).then(|| {
+            Box::new(Commanded {
+                trim: self.trim_assigned,
+                fencing: self.fencing.clone(),
+            })
+        })
     }
 
-    /// What the command at `seq_num` does to the assigned state; whether the trim point moved.
-    fn command(&mut self, command: &Command, seq_num: SeqNum) -> bool {
+    /// What the command at `seq_num` does to the assigned state.
+    fn command(&mut self, command: &Command, seq_num: SeqNum) {
         match command {
             Command::Fence(token) => {
-                self.token = token.clone();
-                self.token_seq_num = Some(seq_num);
-                false
+                self.fencing = Fencing {
+                    token: token.clone(),
+                    seq_num: Some(seq_num),
+                };
             }
-            Command::Trim(point) => {
-                let point = (*point).min(seq_num + 1);
-                let moved = point > self.trim_assigned;
-                self.trim_assigned = self.trim_assigned.max(point);
-                moved
-            }
+            Command::Trim(point) => self.trim_assigned = self.trim_assigned.max((*point).min(seq_num + 1)),
         }
     }
 
     /// A frame of the stream is durable and so is everything before it.
-    pub fn advance(&mut self, frame: Frame, trim: Option<SeqNum>) {
+    pub fn advance(&mut self, frame: Frame, commanded: Option<Box<Commanded>>) {
         let header = &frame.header;
         debug_assert_eq!(
             header.first_seq, self.durable.seq_num,
@@ -245,7 +293,10 @@ impl Streamlet {
         );
         let end = header.first_seq + u64::from(header.record_count);
         self.durable = StreamPosition::new(end, header.last_timestamp);
-        self.trim_durable = self.trim_durable.max(trim.unwrap_or(0));
+        if let Some(commanded) = commanded {
+            self.trim_durable = commanded.trim;
+            self.fencing_durable = commanded.fencing;
+        }
         self.recent.push_back(frame);
     }
 

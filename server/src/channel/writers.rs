@@ -74,6 +74,12 @@ impl Writers {
         self.forgotten
     }
 
+    /// Behind the last record of any writer, known or forgotten.
+    pub fn end(&self) -> SeqNum {
+        let known = self.known.values().map(|writer| writer.end);
+        known.fold(self.forgotten, SeqNum::max)
+    }
+
     /// `None` if the input is the writer's next and may be sequenced; what became of it if it was sequenced before.
     pub fn judge(&mut self, input: &WriterInput, now: Instant) -> Result<Option<Sequenced>, Refusal> {
         let Some(writer) = self.known.get_mut(&input.writer) else {

@@ -115,6 +115,11 @@ pub fn read_reply(answer: Result<ReadReply, Refusal>, applied: u64) -> Reply {
             end,
             log: log.extents_from(start).map(extent).collect(),
         }),
+        Ok(ReadReply::Segments { end, known_at, view }) => Reply::Segments(pb::Segments {
+            view: Some(from_view(view)),
+            end,
+            known_at,
+        }),
         Ok(ReadReply::AtTail { view }) => Reply::AtTail(from_view(view)),
         Err(refused) => refusal_reply(refused, applied),
     }
@@ -160,6 +165,11 @@ pub fn from_read_reply(reply: Reply, channel: ChannelId) -> Result<Result<ReadRe
                 view: view(answer.view)?,
             }
         }
+        Reply::Segments(answer) => ReadReply::Segments {
+            end: answer.end,
+            known_at: answer.known_at,
+            view: view(answer.view)?,
+        },
         Reply::AtTail(at) => ReadReply::AtTail {
             view: view(Some(at))?,
         },
@@ -211,6 +221,7 @@ pub fn refusal_reply(refused: Refusal, applied: u64) -> Reply {
         Refusal::Unknown => Kind::Unknown(true),
         Refusal::NoLease => Kind::NoLease(true),
         Refusal::Metadata(why) => Kind::Metadata(why),
+        Refusal::Full => Kind::Full(true),
     };
     Reply::Refusal(pb::Refusal { refusal: Some(kind) })
 }
@@ -234,6 +245,7 @@ pub fn from_refusal(refused: pb::Refusal) -> Result<Refusal, Malformed> {
             Kind::Metadata(why) => Refusal::Metadata(why),
             Kind::NoLease(_) => Refusal::NoLease,
             Kind::Busy(_) => Refusal::Stopped,
+            Kind::Full(_) => Refusal::Full,
         },
     )
 }

@@ -157,6 +157,7 @@ fn refusal_error(refusal: Refusal) -> ServiceError {
         | Refusal::Stopped
         | Refusal::Unreachable
         | Refusal::SessionEnded
+        | Refusal::Full
         | Refusal::Metadata(_) => ErrorCode::HotServer,
         Refusal::NoLease => ErrorCode::Unavailable,
         Refusal::Deleting => ErrorCode::StreamDeletionPending,
