@@ -25,6 +25,7 @@ use crate::channel::task::{ChannelTask, Ended, Waiting};
 use crate::channels::{Channels, Owned};
 use crate::env::Env;
 use crate::lease::Lease;
+use crate::time::sleep_until;
 
 /// Before a take-over that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -274,13 +275,6 @@ fn released(channel: ChannelId, epoch: Epoch, sealed_end: Option<ChunkSeq>) -> R
         channel,
         epoch,
         sealed_end,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 
