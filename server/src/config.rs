@@ -14,7 +14,7 @@ use crate::cluster::ClusterConfig;
 mod cluster;
 
 pub use self::cluster::NAME_DEFAULT as CLUSTER_NAME_DEFAULT;
-pub(crate) use self::cluster::parse_peers;
+pub(crate) use self::cluster::{parse_peers, tls_files};
 
 /// Every setting, each of them optional: one level of precedence.
 #[derive(Debug, Clone, Default, Args, Deserialize)]

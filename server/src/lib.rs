@@ -24,4 +24,5 @@ mod peer;
 pub mod store;
 mod tasks;
 pub mod telemetry;
+mod time;
 pub mod tls;

@@ -25,6 +25,7 @@ use crate::channel::task::{ChannelTask, Ended, Waiting};
 use crate::channels::{Channels, Owned};
 use crate::env::Env;
 use crate::lease::Lease;
+use crate::time::sleep_until;
 
 /// Before a take-over that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -205,9 +206,11 @@ impl Ownership {
     /// Gives back what the group says is this life's and nobody serves or wants here: an assignment may be decided after
     /// whoever asked for it was told to stop.
     async fn release_strays(&self, wanted: &BTreeSet<ChannelId>) {
-        let channels = match self.parts.meta.state().channels() {
-            Ok(channels) if self.has_others() => channels,
-            _ => return,
+        if !self.has_others() {
+            return;
+        }
+        let Ok(channels) = self.parts.meta.state().channels() else {
+            return;
         };
         let own = |record: &ChannelRecord| {
             let owner = record.owner.map(|owner| (owner.node, owner.incarnation));
@@ -274,13 +277,6 @@ fn released(channel: ChannelId, epoch: Epoch, sealed_end: Option<ChunkSeq>) -> R
         channel,
         epoch,
         sealed_end,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -85,10 +85,7 @@ impl Meta {
         if !matches!(self.shared.router.leader(), Leader::Here) {
             return Ok(());
         }
-        let own = self.shared.identity.node;
-        let voters = self.members().into_iter().filter(|member| member.voter);
-        let others = voters.map(|member| member.node).filter(|node| *node != own);
-        match self.successor(others) {
+        match self.successor(|_| false) {
             Some(next) => self.transfer_leader(next).await,
             None => Ok(()),
         }
@@ -289,7 +286,7 @@ impl Meta {
         }
         self.majority_answers_now(node, &left).await?;
         if node == own {
-            let Some(next) = self.successor(left) else {
+            let Some(next) = self.successor(|_| false) else {
                 return Err(Undone::retry("no other voter answers"));
             };
             self.transfer_here(next, deadline).await?;
@@ -382,10 +379,16 @@ impl Meta {
         self.members().into_iter().find(|member| member.node == node)
     }
 
-    /// Of these voters the one that answers and lacks least.
-    fn successor(&self, voters: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
-        let answering = voters.into_iter().filter(|node| self.answers(*node));
-        answering.min_by_key(|node| self.lag(*node).unwrap_or(u64::MAX))
+    /// The voter that should lead instead of this member: of the others that answer, one that lacks least, and one for
+    /// which `last_choice` holds only if it holds for all of them. `None` if none answers, and on a member that does not
+    /// lead.
+    pub fn successor(&self, last_choice: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let own = self.shared.identity.node;
+        let voters = self.members().into_iter().filter(|member| member.voter);
+        let others = voters.map(|member| member.node).filter(|node| *node != own);
+        others
+            .filter(|node| self.answers(*node))
+            .min_by_key(|node| (last_choice(*node), self.lag(*node).unwrap_or(u64::MAX), *node))
     }
 
     /// Whether a member has answered this leader lately; `false` on a member that does not lead, and for the leader

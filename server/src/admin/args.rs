@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::cluster::TlsFiles;
-use crate::config::{CLUSTER_NAME_DEFAULT, ConfigError, Settings};
+use crate::config::{CLUSTER_NAME_DEFAULT, ConfigError, Settings, tls_files};
 
 /// Where nodes of a cluster are asked if nothing names one.
 const NODE_DEFAULT: &str = "127.0.0.1:9080";
@@ -205,22 +205,12 @@ impl ReachArgs {
         let authority = given(&self.cluster_tls_ca, &file.cluster_tls_ca);
         let certificate = given(&self.cluster_tls_cert, &file.cluster_tls_cert);
         let key = given(&self.cluster_tls_key, &file.cluster_tls_key);
-        let plain = self.cluster_plain.or(file.cluster_plain).unwrap_or(false);
-        let invalid = |why: &str| Err(ConfigError::Invalid(why.to_owned()));
-        match (authority, certificate, key) {
-            (None, None, None) if plain => Ok(None),
-            _ if plain => invalid("--cluster-plain goes with none of --cluster-tls-*"),
-            (Some(authority), Some(certificate), Some(key)) => Ok(Some(TlsFiles {
-                authority,
-                certificate,
-                key,
-            })),
-            (None, None, None) => invalid(
-                "nodes want to know who asks: give --cluster-tls-ca, --cluster-tls-cert and --cluster-tls-key, or \
-                 --cluster-plain for nodes that were started with it",
-            ),
-            _ => invalid("--cluster-tls-ca, --cluster-tls-cert and --cluster-tls-key go together"),
-        }
+        tls_files(
+            authority,
+            certificate,
+            key,
+            self.cluster_plain.or(file.cluster_plain),
+        )
     }
 }
 

@@ -158,8 +158,8 @@ impl AdminService {
         })
     }
 
-    /// The voter that is to lead when nobody is named: it answers, and lacks least.
-    fn next_leader(&self, meta: &Meta, own: NodeId) -> Result<NodeId, Status> {
+    /// The voter that is to lead when nobody is named: one that drains only if there is no other.
+    fn next_leader(&self, meta: &Meta) -> Result<NodeId, Status> {
         if meta.metrics().role != Role::Leader {
             return Err(Status::failed_precondition(
                 "only the leader knows which voter is best: name one, or ask the leader",
@@ -168,16 +168,11 @@ impl AdminService {
         let parts = self.node.parts.load_full();
         let records = meta.state().nodes().map_err(|error| status(error.into()))?;
         let observed = parts.and_then(|parts| parts.control.observed_nodes(&records));
-        let draining = |node: &NodeId| {
-            let observed = observed.as_ref().and_then(|observed| observed.get(node));
+        let draining = |node: NodeId| {
+            let observed = observed.as_ref().and_then(|observed| observed.get(&node));
             observed.is_some_and(|observed| observed.draining)
         };
-        let members = meta.members().into_iter();
-        let voters = members.filter(|member| member.voter && member.node != own);
-        voters
-            .map(|member| member.node)
-            .filter(|node| meta.answers(*node))
-            .min_by_key(|node| (draining(node), meta.lag(*node).unwrap_or(u64::MAX), *node))
+        meta.successor(draining)
             .ok_or_else(|| Status::failed_precondition("no other voter answers the leader"))
     }
 }
@@ -264,10 +259,10 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Answer<pb::TransferLeaderResponse> {
-        let (meta, own) = (self.meta()?, self.own()?);
+        let meta = self.meta()?;
         let to = match request.into_inner().to {
             Some(to) => NodeId(to),
-            None => self.next_leader(&meta, own)?,
+            None => self.next_leader(&meta)?,
         };
         meta.transfer_leader(to).await.map_err(status)?;
         tracing::info!(%to, "an operator has had another node lead");

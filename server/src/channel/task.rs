@@ -123,10 +123,9 @@ impl ChannelTask {
                     }
                 }
                 Event::Written(WriteEvent::Durable { slot, .. }) => {
-                    if let Some(later) = self.confirm_epoch().await {
+                    if let Some(later) = self.durable(slot).await {
                         return self.end(Ended::Replaced(later));
                     }
-                    self.state.durable(slot);
                 }
                 Event::Written(WriteEvent::Fenced { by, slot }) => {
                     tracing::error!(channel = %self.id, epoch = %self.epoch, %slot, ?by,
@@ -197,6 +196,16 @@ impl ChannelTask {
                 None
             }
         }
+    }
+
+    /// The chunk in this slot is durable: what is in it can be acknowledged, unless metadata have a later epoch, which
+    /// this returns. Then nothing is.
+    async fn durable(&mut self, slot: ChunkSeq) -> Option<Epoch> {
+        let later = self.confirm_epoch().await;
+        if later.is_none() {
+            self.state.durable(slot);
+        }
+        later
     }
 
     /// To be called before anything is acknowledged: the later epoch, if metadata have one. Asks the group first when
@@ -399,10 +408,9 @@ impl ChannelTask {
             self.write_all();
             match self.written.recv().await {
                 Some(WriteEvent::Durable { slot, .. }) => {
-                    if let Some(later) = self.confirm_epoch().await {
+                    if let Some(later) = self.durable(slot).await {
                         return self.end(Ended::Replaced(later));
                     }
-                    self.state.durable(slot);
                 }
                 Some(WriteEvent::Fenced { by, .. }) => return self.end(Ended::Fenced(by)),
                 Some(WriteEvent::Retrying { .. }) => {}

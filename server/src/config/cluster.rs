@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use millrace_api::id::NodeId;
@@ -60,7 +61,12 @@ pub(super) fn resolve(settings: &Settings) -> Result<Option<ClusterConfig>, Conf
             .forward_addr
             .unwrap_or_else(|| SocketAddr::new(cluster_addr.ip(), 0)),
         forward_advertise: settings.forward_advertise.clone(),
-        tls: tls(settings)?,
+        tls: tls_files(
+            settings.cluster_tls_ca.clone(),
+            settings.cluster_tls_cert.clone(),
+            settings.cluster_tls_key.clone(),
+            settings.cluster_plain,
+        )?,
         lease,
         timing,
     }))
@@ -78,25 +84,30 @@ fn timing(election_timeout: Option<Duration>) -> Timing {
     }
 }
 
-/// Plain only when it is asked for.
-fn tls(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
-    let plain = settings.cluster_plain.unwrap_or(false);
-    let files = (
-        &settings.cluster_tls_ca,
-        &settings.cluster_tls_cert,
-        &settings.cluster_tls_key,
-    );
-    match files {
-        (Some(authority), Some(certificate), Some(key)) if !plain => Ok(Some(TlsFiles {
-            authority: authority.clone(),
-            certificate: certificate.clone(),
-            key: key.clone(),
-        })),
+/// What those who talk to nodes of the cluster prove themselves with: all three files. `None` is talking in clear, and
+/// only when `plain` asks for it.
+pub fn tls_files(
+    authority: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    plain: Option<bool>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let plain = plain.unwrap_or(false);
+    match (authority, certificate, key) {
         (None, None, None) if plain => Ok(None),
-        _ if plain => Err(invalid("cluster-plain goes with none of cluster-tls-*")),
+        _ if plain => Err(invalid("--cluster-plain goes with none of --cluster-tls-*")),
+        (Some(authority), Some(certificate), Some(key)) => Ok(Some(TlsFiles {
+            authority,
+            certificate,
+            key,
+        })),
+        (None, None, None) => Err(invalid(
+            "who talks to a node of a cluster proves itself with --cluster-tls-ca, --cluster-tls-cert and \
+             --cluster-tls-key; --cluster-plain does without, where nobody else reaches the nodes and all are started \
+             with it",
+        )),
         _ => Err(invalid(
-            "nodes prove themselves to each other with cluster-tls-ca, cluster-tls-cert and cluster-tls-key; \
-             cluster-plain does without, for networks that nobody else reaches",
+            "--cluster-tls-ca, --cluster-tls-cert and --cluster-tls-key go together",
         )),
     }
 }
@@ -169,6 +180,11 @@ mod tests {
         assert!(refused(|s| s.peers = Some("2=b:1,2=c:1".into())).contains("twice"));
         assert!(refused(|s| s.cluster_plain = None).contains("cluster-tls-ca"));
         assert!(refused(|s| s.cluster_tls_ca = Some("ca.pem".into())).contains("none of"));
+        let half = |s: &mut Settings| {
+            s.cluster_plain = None;
+            s.cluster_tls_key = Some("node.key".into());
+        };
+        assert!(refused(half).contains("go together"));
         assert!(refused(|s| s.lease_ttl = Some(Duration::from_secs(1))).contains("at least twice"));
     }
 }

@@ -24,6 +24,7 @@ use super::pb::{self, link_reply::Reply, link_request};
 use crate::channel::handle::ReadBounds;
 use crate::channel::message::{Append, Read, ReadReply, Refusal, Request};
 use crate::frontend::service::types::AppendAck;
+use crate::time::sleep_until;
 
 /// Requests on their way and not answered, beyond which more are refused.
 const PENDING_MAX: usize = 65_536;
@@ -141,13 +142,6 @@ async fn connected(
         }
     }
     pending.broken();
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The stream has ended.
