@@ -183,6 +183,30 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE", env = "MILLRACE_FOOTER_CACHE_BYTES")]
     pub footer_cache_bytes: Option<ByteSize>,
 
+    /// A channel moves its records from chunks into segments when it has so many bytes that are not there yet. It
+    /// refuses appends at four times as much, and a crash leaves at most that to replay [default: 64MiB]
+    #[arg(long, value_name = "SIZE", env = "MILLRACE_FLUSH_BYTES")]
+    pub flush_bytes: Option<ByteSize>,
+
+    /// A channel moves its records into segments when the oldest has waited this long [default: 20s]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_FLUSH_INTERVAL", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub flush_interval: Option<Duration>,
+
+    /// Memory for parts of segments that were read or written lately [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "MILLRACE_CACHE_BYTES")]
+    pub cache_bytes: Option<ByteSize>,
+
+    /// How long objects that nothing names any more are kept, for readers that have begun with them [default: 60s]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_READER_GRACE", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub reader_grace: Option<Duration>,
+
+    /// How often retention and delete-on-empty are looked after, stream by stream [default: 60s]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_HOUSEKEEPING_INTERVAL", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub housekeeping_interval: Option<Duration>,
+
     /// A stream that was not used for this long rests, if nothing of it is in the WAL [default: 60s]
     #[arg(long, value_name = "DURATION", env = "MILLRACE_IDLE_TIMEOUT", value_parser = humantime::parse_duration)]
     #[serde(default, with = "humantime_serde::option")]
@@ -273,6 +297,11 @@ impl Settings {
             recent_bytes,
             read_ahead_bytes,
             footer_cache_bytes,
+            flush_bytes,
+            flush_interval,
+            cache_bytes,
+            reader_grace,
+            housekeeping_interval,
             idle_timeout,
             deletion_grace,
             stop_timeout,
@@ -330,6 +359,11 @@ pub struct NodeConfig {
     pub recent_bytes: usize,
     pub read_ahead_bytes: usize,
     pub footer_cache_bytes: usize,
+    pub flush_bytes: usize,
+    pub flush_interval: Duration,
+    pub cache_bytes: usize,
+    pub reader_grace: Duration,
+    pub housekeeping_interval: Duration,
     pub idle_timeout: Duration,
     pub deletion_grace: Duration,
     pub stop_timeout: Duration,
@@ -400,6 +434,17 @@ impl NodeConfig {
             recent_bytes: bytes("recent-bytes", settings.recent_bytes, 64 * MIB, 0)?,
             read_ahead_bytes: bytes("read-ahead-bytes", settings.read_ahead_bytes, 64 * MIB, 4 * MIB)?,
             footer_cache_bytes: bytes("footer-cache-bytes", settings.footer_cache_bytes, 32 * MIB, MIB)?,
+            flush_bytes: at_most(
+                "flush-bytes",
+                bytes("flush-bytes", settings.flush_bytes, 64 * MIB, 1)?,
+                512 * MIB as usize,
+            )?,
+            flush_interval: settings.flush_interval.unwrap_or(Duration::from_secs(20)),
+            cache_bytes: bytes("cache-bytes", settings.cache_bytes, 256 * MIB, 0)?,
+            reader_grace: settings.reader_grace.unwrap_or(Duration::from_secs(60)),
+            housekeeping_interval: settings
+                .housekeeping_interval
+                .unwrap_or(Duration::from_secs(60)),
             idle_timeout: settings.idle_timeout.unwrap_or(Duration::from_secs(60)),
             deletion_grace: settings.deletion_grace.unwrap_or(Duration::from_secs(10)),
             stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(10)),

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod bench;
+mod cache;
 pub mod channel;
 pub mod channels;
 pub mod chunk_reader;
@@ -15,13 +16,17 @@ mod data_dir;
 pub mod env;
 pub mod error;
 pub mod frontend;
+mod flusher;
 mod heart;
 pub mod init_file;
 mod lease;
 pub mod node;
 mod ownership;
 mod peer;
+mod storage;
 pub mod store;
+mod reaper;
+mod segment_reader;
 mod tasks;
 pub mod telemetry;
 mod time;

@@ -11,16 +11,15 @@ use millrace_api::id::{ChannelId, Incarnation, NodeId};
 use millrace_raft::command::{CreateChannel, RegisterNode};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::{Meta, MetaOptions};
-use millrace_wal::{Wal, WalOptions};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::service::AdminParts;
+use crate::channel::flush::FlushLimits;
 use crate::channel::recovery::{Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
 use crate::channels::Channels;
-use crate::chunk_reader::ChunkReader;
 use crate::cluster::{Cluster, ClusterError, Lives};
 use crate::config::{ConfigError, NodeConfig};
 use crate::control::Control;
@@ -34,13 +33,16 @@ use crate::init_file::{Declaration, InitError};
 use crate::lease::Lease;
 use crate::ownership::{Ownership, Parts, Trouble, Wanted};
 use crate::peer::serve::{PeerParts, PeerService};
+use crate::storage::Storage;
 use crate::store::{self, StoreError};
-use crate::tasks::deletion::Deletion;
 use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
 
 /// A channel that storage takes nothing of for this long is left to another node.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// A channel refuses appends when so many flushes' worth of bytes waits.
+const UNFLUSHED_FLUSHES_MAX: u64 = 4;
 
 /// How long a node that is to stop waits for another to lead.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -139,20 +141,26 @@ impl Node {
         cluster: Option<Cluster>,
     ) -> Result<Self, NodeError> {
         let zone = store::open(&config.store, &meta, &env).await?;
-        let zone_gen = zone.zone_gen;
-        let wal = Wal::new(vec![zone], 1, wal_options(&config, &env))?;
+        let storage = Storage::new(zone, &config, &meta, &env)?;
         let node = config.cluster.as_ref().map_or(NODE, |cluster| cluster.node);
         let channels = Channels::new(node, meta.clone());
         let limits = ChannelLimits {
             chunk_bytes: config.chunk_bytes,
             linger: config.linger,
             recent_bytes: config.recent_bytes / config.channels as usize,
+            flush: FlushLimits {
+                bytes: config.flush_bytes as u64,
+                interval: config.flush_interval,
+                unflushed_bytes_max: UNFLUSHED_FLUSHES_MAX * config.flush_bytes as u64,
+            },
         };
         let parts = Parts {
             env: env.clone(),
             meta: meta.clone(),
-            wal: wal.clone(),
-            gens: vec![zone_gen],
+            wal: storage.wal.clone(),
+            gens: storage.gens.clone(),
+            flusher: storage.flusher.clone(),
+            reaper: storage.reaper.clone(),
             limits,
             idle_timeout: config.idle_timeout,
             channels: channels.clone(),
@@ -161,11 +169,6 @@ impl Node {
         };
         let lifecycle = Lifecycle::default();
         let stop_channels = CancellationToken::new();
-        let chunks = Arc::new(ChunkReader::new(
-            wal.clone(),
-            config.footer_cache_bytes,
-            config.read_ahead_bytes,
-        ));
         let limits = ServiceLimits {
             append_bytes_in_flight: config.append_bytes_in_flight,
             append_timeout: config.append_timeout,
@@ -174,7 +177,8 @@ impl Node {
             env.clone(),
             meta.clone(),
             channels.clone(),
-            chunks,
+            storage.chunks.clone(),
+            storage.segments.clone(),
             limits,
             lifecycle.clone(),
         ));
@@ -202,18 +206,12 @@ impl Node {
         }
         let metrics = Metrics::new(Sources {
             channels: channels.clone(),
-            wal,
+            wal: storage.wal.clone(),
             meta: meta.clone(),
             append_room: frontend.append_room(),
         });
         let http = listen(&config, &env, &frontend, metrics).await?;
-        let deletion = Deletion {
-            env,
-            meta: meta.clone(),
-            channels,
-            grace: config.deletion_grace,
-        };
-        tasks.spawn(deletion.run(stop_tasks.clone()));
+        storage.tend(node, channels, &config, (&meta, &env), &mut tasks, &stop_tasks);
         lifecycle.set_ready();
         tracing::info!(http = %http.local_addr(), store = %store::redacted(&config.store), "serving");
         Ok(Self {
@@ -303,6 +301,9 @@ fn channel_failure(ended: Result<Result<(), Trouble>, JoinError>) -> String {
         ),
         Ok(Err(Trouble::Recovery { channel, cause })) => {
             format!("channel {channel} cannot be recovered: {cause}")
+        }
+        Ok(Err(Trouble::Unflushable { channel, why })) => {
+            format!("channel {channel} cannot be flushed: {why}")
         }
         Ok(Err(Trouble::Panicked(panic))) => format!("a channel has failed: {panic}"),
         Ok(Ok(())) => "the channels have stopped".into(),
@@ -438,15 +439,6 @@ async fn create_channels(meta: &Meta, asked: u32) -> Result<BTreeSet<ChannelId>,
         }
     }
     Ok(ids)
-}
-
-fn wal_options(config: &NodeConfig, env: &Env) -> WalOptions {
-    let seed = env.random_u128() as u64;
-    WalOptions {
-        inflight_chunks: config.inflight_chunks,
-        seed,
-        ..WalOptions::default()
-    }
 }
 
 /// Begins a life of this node. That the metadata directory is open here proves that the former process has ended.

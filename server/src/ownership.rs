@@ -18,13 +18,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::channel::flushing::Flushing;
 use crate::channel::handle::ChannelHandle;
 use crate::channel::recovery::{self, Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
 use crate::channel::task::{ChannelTask, Ended, Waiting};
 use crate::channels::{Channels, Owned};
 use crate::env::Env;
+use crate::flusher::Flusher;
 use crate::lease::Lease;
+use crate::reaper::Reaper;
 use crate::time::sleep_until;
 
 /// Before a take-over that failed is tried again.
@@ -41,6 +44,8 @@ pub struct Parts {
     pub meta: Meta,
     pub wal: Wal,
     pub gens: Vec<ZoneGen>,
+    pub flusher: Flusher,
+    pub reaper: Reaper,
     pub limits: ChannelLimits,
     pub idle_timeout: Duration,
     pub channels: Channels,
@@ -73,6 +78,7 @@ enum Gone {
     Stopped(Epoch, Option<ChunkSeq>),
     Fenced(Epoch, String),
     Stuck(Epoch),
+    Unflushable(Epoch, String),
     Failed(RecoveryError),
 }
 
@@ -87,6 +93,11 @@ pub enum Trouble {
     Recovery {
         channel: ChannelId,
         cause: RecoveryError,
+    },
+    /// What was acknowledged cannot be put into segments.
+    Unflushable {
+        channel: ChannelId,
+        why: String,
     },
     Panicked(String),
 }
@@ -173,6 +184,12 @@ impl Ownership {
                 // If the group still names this node as the owner, nobody else serves the channel.
                 self.release(vec![released(channel, epoch, None)]).await;
             }
+            Gone::Unflushable(_, why) if alone => return Err(Trouble::Unflushable { channel, why }),
+            Gone::Unflushable(epoch, why) => {
+                tracing::error!(%channel, %epoch, why, "gave up a channel that cannot be flushed from here");
+                self.avoid(channel, AVOID_FOR);
+                self.release(vec![released(channel, epoch, None)]).await;
+            }
             Gone::Stuck(epoch) => {
                 tracing::warn!(%channel, %epoch, "gave up a channel that cannot be written from here");
                 self.avoid(channel, AVOID_FOR);
@@ -256,7 +273,7 @@ impl Ownership {
                 Ok((channel, Gone::Stopped(epoch, sealed_end))) => {
                     stopped.push(released(channel, epoch, sealed_end));
                 }
-                Ok((channel, Gone::Stuck(epoch) | Gone::Fenced(epoch, _))) => {
+                Ok((channel, Gone::Stuck(epoch) | Gone::Fenced(epoch, _) | Gone::Unflushable(epoch, _))) => {
                     stopped.push(released(channel, epoch, None));
                 }
                 Ok((_, Gone::Failed(_))) => {}
@@ -321,8 +338,10 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
         waiting: Waiting::default(),
         lease: parts.lease.clone(),
         stuck_after: parts.stuck_after,
+        flushing: Flushing::new(parts.flusher.clone(), parts.reaper.clone()),
         confirmed: None,
     };
+    task.flushing.release_before(taken.checkpoint);
     task.close_leftovers(taken.deleting);
     parts.channels.insert(Owned { epoch, handle, stats });
     let ended = task.run().await;
@@ -332,5 +351,6 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
         Ended::Fenced(by) => Gone::Fenced(epoch, format!("{by:?}")),
         Ended::Replaced(later) => Gone::Fenced(epoch, format!("epoch {later}")),
         Ended::Stuck => Gone::Stuck(epoch),
+        Ended::Unflushable(why) => Gone::Unflushable(epoch, why),
     }
 }

@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use millrace_api::id::ChannelId;
 use millrace_wal::{ChunkId, StoreError, Wal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::channel::log::LogPosition;
+use crate::time::sleep_until;
 
 /// Chunks that are deleted in one step.
 const STEP: usize = 256;
@@ -27,7 +26,7 @@ struct Due {
 enum What {
     Chunks(Vec<ChunkId>),
     /// Whatever an earlier owner has left of the checkpoint's epoch.
-    Before(ChannelId, LogPosition),
+    Before(ChunkId),
 }
 
 /// Carries out what its [`Reaper`]s were told, in order.
@@ -51,9 +50,9 @@ impl Reaper {
         }
     }
 
-    /// Nothing before the checkpoint is needed.
-    pub fn release_before(&self, channel: ChannelId, checkpoint: LogPosition) {
-        self.tell(What::Before(channel, checkpoint));
+    /// A replay of the channel begins with the checkpoint: nothing before it is needed.
+    pub fn release_before(&self, checkpoint: ChunkId) {
+        self.tell(What::Before(checkpoint));
     }
 
     fn tell(&self, what: What) {
@@ -74,7 +73,7 @@ impl Reaping {
                     Some(due) => waiting.push_back(due),
                     None => return,
                 },
-                () = crate::sleep::until(due), if due.is_some() => {
+                () = sleep_until(due), if due.is_some() => {
                     if let Some(Due { what, .. }) = waiting.pop_front() {
                         tokio::select! {
                             () = stop.cancelled() => return,
@@ -89,7 +88,7 @@ impl Reaping {
     async fn reap(&self, what: What) {
         let done = async || match &what {
             What::Chunks(chunks) => self.delete(chunks).await,
-            What::Before(channel, checkpoint) => self.delete_before(*channel, *checkpoint).await,
+            What::Before(checkpoint) => self.delete_before(*checkpoint).await,
         };
         while let Err(error) = done().await {
             tracing::info!(%error, "chunks that are in segments could not be deleted yet");
@@ -105,9 +104,13 @@ impl Reaping {
     }
 
     /// Slots below the checkpoint are chunks: what ended the epoch, if it ended, stands behind.
-    async fn delete_before(&self, channel: ChannelId, checkpoint: LogPosition) -> Result<(), StoreError> {
-        let left = self.wal.list_chunks(channel, checkpoint.epoch).await?;
-        let before: Vec<_> = left.into_iter().filter(|chunk| chunk.slot < checkpoint.slot).collect();
-        self.delete(&before).await
+    async fn delete_before(&self, checkpoint: ChunkId) -> Result<(), StoreError> {
+        loop {
+            let left = self.wal.objects_before(checkpoint, STEP).await?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            self.wal.delete(&left).await?;
+        }
     }
 }

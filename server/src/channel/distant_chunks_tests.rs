@@ -12,14 +12,14 @@ fn forgetful() -> Channel {
         chunk_bytes: 1 << 20,
         linger: Duration::ZERO,
         recent_bytes: 0,
+        flush: FlushLimits::default(),
     });
     let start = StreamletStart {
         id: StreamletId(4),
         config: ResolvedStreamConfig::default(),
         tail: StreamPosition::default(),
-        flushed: 0,
-        token: FencingToken::default(),
-        token_seq_num: None,
+        flushed: StreamPosition::default(),
+        fencing: Fencing::default(),
         trim: 0,
         forgotten: 0,
     };
@@ -54,7 +54,7 @@ impl Channel {
     }
 
     /// Where a read of [`STREAM`] is sent: the first slot, and the number at which to ask again.
-    fn sent_to(&mut self, seek: Seek) -> (u64, SeqNum) {
+    pub(super) fn sent_to(&mut self, seek: Seek) -> (u64, SeqNum) {
         match self.read(seek, false).try_recv() {
             Ok(Ok(ReadReply::Chunks { start, end, .. })) => (start.slot.0, end),
             Ok(Ok(other)) => panic!("not sent to chunks, at {:?}", other.view()),
@@ -123,6 +123,7 @@ fn a_distant_chunk_that_is_in_memory_is_not_the_end() {
         chunk_bytes: 1 << 20,
         linger: Duration::ZERO,
         recent_bytes: 900,
+        flush: FlushLimits::default(),
     });
     for timestamp in 0..10 {
         channel.put(STREAM, timestamp);

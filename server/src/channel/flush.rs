@@ -27,6 +27,16 @@ pub struct FlushLimits {
     pub unflushed_bytes_max: u64,
 }
 
+impl Default for FlushLimits {
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            interval: Duration::from_secs(20),
+            unflushed_bytes_max: 256 << 20,
+        }
+    }
+}
+
 /// The part of a flush that concerns one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamCut {

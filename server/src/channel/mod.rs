@@ -4,6 +4,7 @@
 //! WAL when this node becomes the owner.
 
 pub mod flush;
+pub mod flushing;
 pub mod handle;
 pub mod index;
 pub mod log;

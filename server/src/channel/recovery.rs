@@ -15,7 +15,7 @@ use millrace_api::proto;
 use millrace_raft::command::{ActivateChannel, AssignChannel, SealEpoch};
 use millrace_raft::error::{MetaError, StoreError};
 use millrace_raft::group::Meta;
-use millrace_raft::query::{ChannelRecord, ChannelStreamlet, Fencing};
+use millrace_raft::query::{ChannelRecord, ChannelStreamlet, Fencing, Slot};
 use millrace_raft::refused::Refused;
 use millrace_wal::{
     ChannelHistory, ChunkBuilder, ChunkId, EpochWriter, FencedBy, Footer, FooterEntry, Judge, JudgeError,
@@ -56,6 +56,8 @@ pub struct TakenOver {
     pub written: mpsc::UnboundedReceiver<WriteEvent>,
     /// Streamlets of streams that are being deleted: to be closed, nothing of them is served.
     pub deleting: Vec<(StreamId, StreamletId)>,
+    /// Everything before it is in segments.
+    pub checkpoint: ChunkId,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +133,9 @@ pub async fn take_over(
         };
         let (streams, deleting) = fold.finish();
         let state = ChannelState::new(epoch, writer.next_slot(), log, streams, flush, limits);
+        let Slot { epoch: first, slot } = record.checkpoint;
         return Ok(TakenOver {
+            checkpoint: ChunkId::new(channel, first, slot),
             epoch,
             state,
             writer,

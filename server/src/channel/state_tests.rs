@@ -5,6 +5,7 @@ use millrace_api::config::{ResolvedStreamConfig, TimestampingMode};
 use millrace_api::id::{ChannelId, WriterId};
 use millrace_api::name::FencingToken;
 use millrace_api::proto;
+use millrace_raft::query::Fencing;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::*;
@@ -29,12 +30,22 @@ impl Channel {
             chunk_bytes: 1 << 20,
             linger: Duration::from_millis(5),
             recent_bytes: 1 << 20,
+        flush: FlushLimits::default(),
         })
     }
 
     fn with_limits(limits: ChannelLimits) -> Self {
         let log = ChunkLog::new(ChannelId(1), [], Epoch(1));
-        let state = ChannelState::new(Epoch(1), ChunkSeq(0), log, HashMap::new(), limits);
+        let flush = FlushStart {
+            checkpoint: LogPosition {
+                epoch: Epoch(1),
+                slot: ChunkSeq(0),
+            },
+            seq: FlushSeq(0),
+            log_index: 0,
+            bytes: 0,
+        };
+        let state = ChannelState::new(Epoch(1), ChunkSeq(0), log, HashMap::new(), flush, limits);
         let mut channel = Self {
             state,
             now: Instant::now(),
@@ -49,9 +60,8 @@ impl Channel {
             id: StreamletId(3),
             config,
             tail: StreamPosition::default(),
-            flushed: 0,
-            token: FencingToken::default(),
-            token_seq_num: None,
+            flushed: StreamPosition::default(),
+            fencing: Fencing::default(),
             trim: 0,
             forgotten: 0,
         };
@@ -218,6 +228,7 @@ fn full_chunks_wait_for_slots_in_order() {
         chunk_bytes: 1,
         linger: Duration::from_secs(1),
         recent_bytes: 1 << 20,
+        flush: FlushLimits::default(),
     };
     let mut channel = Channel::with_limits(limits);
     let answers: Vec<_> = ["a", "b", "c"].map(|body| channel.append(one(body))).into();
@@ -511,6 +522,7 @@ fn evicted_frames_are_found_in_chunks_and_memory_takes_over_without_gap() {
         chunk_bytes: 1 << 20,
         linger: Duration::ZERO,
         recent_bytes: 1500,
+        flush: FlushLimits::default(),
     };
     let mut channel = Channel::with_limits(limits);
     for _ in 0..10 {
@@ -615,3 +627,6 @@ fn only_unused_streams_without_unflushed_records_rest() {
 
 #[path = "distant_chunks_tests.rs"]
 mod distant_chunks;
+
+#[path = "flush_tests.rs"]
+mod flush;

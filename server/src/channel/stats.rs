@@ -10,6 +10,9 @@ pub struct ChannelStats {
     pub chunks: AtomicU64,
     pub chunk_bytes: AtomicU64,
     pub chunk_retries: AtomicU64,
+    pub flushes: AtomicU64,
+    /// Chunks whose records are in segments.
+    pub chunks_flushed: AtomicU64,
 }
 
 impl ChannelStats {
@@ -22,6 +25,11 @@ impl ChannelStats {
     pub fn chunk_submitted(&self, bytes: u64) {
         self.chunks.fetch_add(1, Relaxed);
         self.chunk_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn flushed(&self, chunks: usize) {
+        self.flushes.fetch_add(1, Relaxed);
+        self.chunks_flushed.fetch_add(chunks as u64, Relaxed);
     }
 
     pub fn chunk_retried(&self) {

@@ -11,7 +11,7 @@ use millrace_api::id::{ChannelId, ChunkSeq, Epoch, StreamId, StreamletId};
 use millrace_raft::command::{ActivateStream, CloseStreamlet, DeactivateStream};
 use millrace_raft::error::{MetaError, StoreError};
 use millrace_raft::group::Meta;
-use millrace_raft::query::{Fencing, OpenStreamlet, StreamRecord};
+use millrace_raft::query::{OpenStreamlet, StreamRecord};
 use millrace_raft::refused::Refused;
 use millrace_wal::{EpochWriter, FencedBy, WriteEvent};
 use tokio::sync::{mpsc, watch};
@@ -19,12 +19,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::flushing::{Flushing, Outcome};
 use super::message::{Refusal, Request};
 use super::state::{ChannelState, Effect};
 use super::stats::ChannelStats;
 use super::streamlet::StreamletStart;
 use crate::env::Env;
 use crate::lease::Lease;
+use crate::time::sleep_until;
 
 /// Requests taken from the queue before chunks are looked at again.
 const REQUESTS_PER_TURN: usize = 256;
@@ -51,6 +53,8 @@ pub enum Ended {
     Replaced(Epoch),
     /// Storage has taken nothing for too long.
     Stuck,
+    /// Metadata do not take what was flushed, or what is to be flushed is not there.
+    Unflushable(String),
 }
 
 pub struct ChannelTask {
@@ -67,6 +71,7 @@ pub struct ChannelTask {
     pub stop: CancellationToken,
     pub stats: Arc<ChannelStats>,
     pub waiting: Waiting,
+    pub flushing: Flushing,
     /// The right to answer reads, tails and failed conditions. Acknowledgements need none: who may write is up to the
     /// chunks.
     pub lease: Lease,
@@ -99,8 +104,10 @@ enum Event {
     Requests,
     Written(WriteEvent),
     Job(JobDone),
+    Flushed(Outcome),
     Rest,
     Linger,
+    Flush,
     /// A channel somewhere may have another owner.
     Channels,
     Stop,
@@ -141,12 +148,17 @@ impl ChannelTask {
                     }
                 }
                 Event::Job(done) => self.job_done(done, now),
+                Event::Flushed(outcome) => {
+                    if let Some(ended) = self.flushed(outcome) {
+                        return self.end(ended);
+                    }
+                }
                 Event::Rest => {
                     rest_at = now + REST_INTERVAL;
                     self.state.forget_idle_writers(now);
                     self.rest_idle(now);
                 }
-                Event::Linger => {}
+                Event::Linger | Event::Flush => {}
                 Event::Channels => {
                     if let Some(later) = self.later_epoch() {
                         return self.end(Ended::Replaced(later));
@@ -155,6 +167,7 @@ impl ChannelTask {
                 Event::Stop => return self.stop().await,
             }
             self.write_chunks(now);
+            self.flush_if_due(now);
             self.carry_out();
         }
     }
@@ -169,13 +182,16 @@ impl ChannelTask {
             .state
             .linger_deadline()
             .filter(|_| self.writer.free_slots() > 0);
+        let flush = self.state.flush_deadline(Instant::now());
         tokio::select! {
             biased;
             Some(written) = self.written.recv() => Event::Written(written),
             Some(done) = self.waiting.jobs.join_next() => Event::Job(done.unwrap_or(JobDone::Nothing)),
+            Some(outcome) = self.flushing.next() => Event::Flushed(outcome),
             Ok(()) = channels.changed() => Event::Channels,
             () = self.stop.cancelled() => Event::Stop,
             () = tokio::time::sleep_until(rest_at) => Event::Rest,
+            () = sleep_until(flush), if flush.is_some() => Event::Flush,
             // Behind everything that is rare, so that a flood of requests delays none of it.
             received = self.requests.recv_many(batch, REQUESTS_PER_TURN) => match received {
                 0 => Event::Stop,
@@ -186,7 +202,7 @@ impl ChannelTask {
     }
 
     /// The channel's epoch in this node's metadata, if it is later than this owner's.
-    fn later_epoch(&self) -> Option<Epoch> {
+    pub(super) fn later_epoch(&self) -> Option<Epoch> {
         match self.meta.state().channel(self.id) {
             Ok(record) => record
                 .map(|record| record.epoch)
@@ -488,10 +504,9 @@ fn streamlet_start(record: &StreamRecord, open: &OpenStreamlet) -> StreamletStar
     StreamletStart {
         id: open.streamlet,
         config: record.config,
-        tail: open.start,
-        flushed: open.start.seq_num,
-        token: record.fencing.token.clone(),
-        token_seq_num: record.fencing.seq_num,
+        tail: record.tail,
+        flushed: record.tail,
+        fencing: record.fencing.clone(),
         trim: record.trim,
         forgotten: record.forgotten,
     }
@@ -504,11 +519,8 @@ fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch:
         channel,
         epoch,
         tail: at.tail,
-        flushed: at.flushed,
-        fencing: Fencing {
-            token: at.token,
-            seq_num: at.token_seq_num,
-        },
+        flushed: at.flushed.seq_num,
+        fencing: at.fencing,
         trim: at.trim,
         forgotten: at.forgotten,
     }

@@ -6,12 +6,16 @@
 
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use millrace_api::id::{ChannelId, StreamId};
 use millrace_raft::command::{MARK_LIMIT_MAX, MarkBasinStreams, PurgeBasin, PurgeStream};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
+use millrace_raft::query::StreamRecord;
 use tokio_util::sync::CancellationToken;
 
+use super::housekeeping::drop_segments;
+use super::tolerate_refusal;
 use crate::channels::Channels;
 use crate::env::Env;
 
@@ -19,6 +23,8 @@ use crate::env::Env;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Streams looked at in one step.
 const PAGE: usize = 1000;
+/// Streams purged at a time: their commands travel together.
+const PURGES: usize = 64;
 
 pub struct Deletion {
     pub env: Env,
@@ -75,18 +81,27 @@ impl Deletion {
             let page = self.meta.state().deleting_streams(after, PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.cursor);
-            for deleting in page {
-                let stream = deleting.stream;
-                if let Some(open) = stream.open {
-                    self.tell_owner(stream.id, Some(open.channel)).await;
-                    continue;
-                }
-                let marked_at_ms = stream.deletion.map_or(0, |deletion| deletion.at_ms);
-                if marked_at_ms.saturating_add(grace_ms) <= self.env.now_ms() {
-                    tolerate_refusal(self.meta.propose(PurgeStream { stream: stream.id }).await)?;
-                }
-            }
+            let purges = page
+                .into_iter()
+                .map(|deleting| self.purge_stream(deleting.stream, grace_ms));
+            stream::iter(purges)
+                .buffer_unordered(PURGES)
+                .try_collect::<()>()
+                .await?;
         }
+    }
+
+    async fn purge_stream(&self, stream: StreamRecord, grace_ms: u64) -> Result<(), MetaError> {
+        if let Some(open) = stream.open {
+            self.tell_owner(stream.id, Some(open.channel)).await;
+            return Ok(());
+        }
+        let marked_at_ms = stream.deletion.map_or(0, |deletion| deletion.at_ms);
+        let is_due = marked_at_ms.saturating_add(grace_ms) <= self.env.now_ms();
+        if is_due && drop_segments(&self.meta, &self.env, stream.id).await? {
+            tolerate_refusal(self.meta.propose(PurgeStream { stream: stream.id }).await)?;
+        }
+        Ok(())
     }
 
     /// The owner stops answering for a stream that is marked, and closes its streamlet.
@@ -97,13 +112,5 @@ impl Deletion {
             // Whoever takes the channel over knows the mark; the next round finds out.
             let _ = channel.refresh(stream, self.meta.applied_index()).await;
         }
-    }
-}
-
-/// A refusal means "not yet": the mark stays and the next round asks again.
-fn tolerate_refusal<T>(result: Result<T, MetaError>) -> Result<(), MetaError> {
-    match result {
-        Ok(_) | Err(MetaError::Refused(_)) => Ok(()),
-        Err(error) => Err(error),
     }
 }

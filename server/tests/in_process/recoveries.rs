@@ -7,6 +7,7 @@ use std::time::Duration;
 use millrace_api::id::{ChannelId, Incarnation, NodeId, StreamId};
 use millrace_raft::command::RegisterNode;
 use millrace_raft::group::{Meta, MetaOptions};
+use millrace_server::channel::flush::FlushLimits;
 use millrace_server::channel::recovery::{Owner, TakenOver, take_over};
 use millrace_server::channel::state::ChannelLimits;
 use millrace_server::env::{Env, Stores};
@@ -82,6 +83,7 @@ impl Bare {
             chunk_bytes: 1 << 20,
             linger: Duration::from_millis(1),
             recent_bytes: 1 << 20,
+            flush: FlushLimits::default(),
         };
         let owner = Owner {
             node: NODE,

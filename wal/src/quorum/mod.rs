@@ -6,6 +6,7 @@
 
 mod ack;
 mod health;
+mod list;
 mod metrics;
 mod options;
 mod read;

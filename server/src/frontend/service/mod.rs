@@ -13,6 +13,7 @@ mod owner;
 mod read;
 mod resolve;
 mod session;
+mod stored;
 mod streams;
 pub mod types;
 
@@ -36,6 +37,7 @@ use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
 use crate::env::Env;
 use crate::error::ServiceError;
+use crate::segment_reader::SegmentReader;
 
 /// Bounds of what clients can make the node hold, and of how long they wait.
 #[derive(Debug, Clone)]
@@ -52,6 +54,7 @@ pub struct Frontend {
     meta: Meta,
     channels: Channels,
     chunks: Arc<ChunkReader>,
+    segments: Arc<SegmentReader>,
     limits: ServiceLimits,
     admission: Arc<Semaphore>,
     lifecycle: Lifecycle,
@@ -63,6 +66,7 @@ impl Frontend {
         meta: Meta,
         channels: Channels,
         chunks: Arc<ChunkReader>,
+        segments: Arc<SegmentReader>,
         limits: ServiceLimits,
         lifecycle: Lifecycle,
     ) -> Self {
@@ -72,6 +76,7 @@ impl Frontend {
             meta,
             channels,
             chunks,
+            segments,
             limits,
             admission,
             lifecycle,

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use millrace_api::error::ErrorCode;
 use millrace_api::limits::{
     BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, HEARTBEAT_MAX, HEARTBEAT_MIN, UNARY_WAIT_MAX,
@@ -22,11 +21,12 @@ use tokio::time::Instant;
 use super::cut::{Cutter, Remaining, Taken, Wanted};
 use super::owner::{OWNER_TIMEOUT, Search, is_unowned};
 use super::resolve::{Dormant, Intent, Resolved};
+use super::stored::{Stored, Unread};
 use super::types::{ReadEvent, RecordBatch};
 use super::{Frontend, refusal_error};
 use crate::channel::handle::{Pending, ReadBounds};
 use crate::channel::message::{ReadReply, ReadView, Refusal, Seek};
-use crate::chunk_reader::{ChunkRange, ReadError};
+use crate::chunk_reader::ChunkRange;
 use crate::error::ServiceError;
 
 impl Frontend {
@@ -123,6 +123,9 @@ impl Frontend {
     }
 }
 
+/// So often in a row records may not be where they were said to be: they were flushed, merged or dropped meanwhile.
+const MOVES_MAX: u32 = 10;
+
 /// Why a read did not begin.
 enum Failed {
     Refused(Refusal),
@@ -151,7 +154,9 @@ pub struct ReadSession {
     live: bool,
     view: Option<ReadView>,
     frames: VecDeque<Frame>,
-    chunks: Option<Chunks>,
+    stored: Option<Stored>,
+    /// How often records were not where they were said to be since the last that were.
+    moved: u32,
     asked: Option<Pending<ReadReply>>,
     /// Set while the stream's owner is looked for.
     search: Option<Search>,
@@ -161,15 +166,9 @@ pub struct ReadSession {
     ended: bool,
 }
 
-struct Chunks {
-    frames: BoxStream<'static, Result<Vec<Frame>, ReadError>>,
-    /// Exclusive: memory takes over here.
-    end: SeqNum,
-}
-
 enum Step {
     Reply(Result<ReadReply, Refusal>),
-    Chunks(Option<Result<Vec<Frame>, ReadError>>),
+    Stored(Option<Result<Vec<Frame>, Unread>>),
     Heartbeat,
     WaitOver,
     Draining,
@@ -195,7 +194,8 @@ impl ReadSession {
             live: false,
             view: None,
             frames: VecDeque::new(),
-            chunks: None,
+            stored: None,
+            moved: 0,
             asked: None,
             search: None,
             silent_since: None,
@@ -250,8 +250,8 @@ impl ReadSession {
 
     /// The state of the stream; keeps the channel's answer if it is one to go on with.
     async fn look(&mut self, seek: Seek) -> Result<ReadView, Refusal> {
-        if let Some(Dormant { tail, trim }) = self.idle() {
-            return Ok(ReadView { tail, trim });
+        if let Some(dormant) = self.idle() {
+            return Ok(dormant.view());
         }
         let pending = self.ask(seek, false).await;
         let reply = pending.await.unwrap_or(Err(Refusal::Stopped))?;
@@ -260,14 +260,14 @@ impl ReadSession {
         Ok(view)
     }
 
-    /// Set when the stream stands in metadata alone, with nothing to read and nobody to wait for.
+    /// Set when the stream stands in metadata and segments alone, and there is nobody to wait for.
     fn idle(&self) -> Option<Dormant> {
-        self.resolved
-            .dormant
-            .filter(|dormant| !self.follow && dormant.trim >= dormant.tail.seq_num)
+        self.resolved.dormant.filter(|_| !self.follow)
     }
 
     async fn ask(&mut self, seek: Seek, wait: bool) -> Pending<ReadReply> {
+        // Whoever answers serves it.
+        self.resolved.dormant = None;
         let bounds = ReadBounds {
             records_max: self.remaining.records().min(BATCH_RECORDS_MAX),
             metered_bytes_max: self.remaining.metered_bytes().min(BATCH_METERED_BYTES_MAX),
@@ -325,10 +325,22 @@ impl ReadSession {
                         return Ok(self.heartbeat());
                     }
                 }
-                Step::Chunks(Some(frames)) => self.frames.extend(frames.map_err(|error| storage(&error))?),
-                Step::Chunks(None) => {
-                    if let Some(chunks) = self.chunks.take() {
-                        self.seek = Seek::SeqNum(self.wanted.seq_num.max(chunks.end));
+                Step::Stored(Some(Ok(frames))) => {
+                    self.moved = 0;
+                    self.frames.extend(frames);
+                }
+                Step::Stored(Some(Err(Unread::Failed(why)))) => return Err(storage(&why)),
+                Step::Stored(Some(Err(Unread::Moved))) => {
+                    self.stored = None;
+                    self.moved += 1;
+                    if self.moved > MOVES_MAX {
+                        return Err(storage(&"records are not where the metadata say that they are"));
+                    }
+                    self.find_owner(Refusal::NotHere { applied: 0 }).await?;
+                }
+                Step::Stored(None) => {
+                    if let Some(stored) = self.stored.take() {
+                        self.seek = Seek::SeqNum(self.wanted.seq_num.max(stored.end));
                     }
                 }
                 Step::Heartbeat => return Ok(self.heartbeat()),
@@ -349,7 +361,11 @@ impl ReadSession {
         let search = self.search.get_or_insert_with(|| Search::new(OWNER_TIMEOUT));
         search.again(&self.frontend, refused).await?;
         let (basin, stream) = &self.names;
-        match self.frontend.resolve(basin, stream, Intent::Read).await {
+        let found = self
+            .frontend
+            .resolve_settled(basin, stream, Intent::Read)
+            .await;
+        match found {
             Ok(resolved) if resolved.stream == self.resolved.stream => self.resolved = resolved,
             Ok(_) => return Err(refusal_error(Refusal::NotFound)),
             // Asked again through the former owner, who will refuse again.
@@ -361,16 +377,22 @@ impl ReadSession {
 
     /// Waits for the next thing that happens to a session with nothing buffered.
     async fn step(&mut self) -> Step {
-        if self.chunks.is_none() && self.asked.is_none() {
+        if self.stored.is_none()
+            && self.asked.is_none()
+            && let Some(dormant) = self.idle()
+        {
+            return Step::Reply(Ok(dormant.answer(self.seek)));
+        }
+        if self.stored.is_none() && self.asked.is_none() {
             self.asked = Some(self.ask(self.seek, self.live && self.follow).await);
         }
         let wait_over = self
             .wait
-            .filter(|_| self.live && self.chunks.is_none())
+            .filter(|_| self.live && self.stored.is_none())
             .map(|wait| *self.silent_since.get_or_insert_with(Instant::now) + wait);
         let progress = async {
-            match (&mut self.chunks, &mut self.asked) {
-                (Some(chunks), _) => Step::Chunks(chunks.frames.next().await),
+            match (&mut self.stored, &mut self.asked) {
+                (Some(stored), _) => Step::Stored(stored.frames.next().await),
                 (None, Some(asked)) => Step::Reply(asked.await.unwrap_or(Err(Refusal::Stopped))),
                 (None, None) => unreachable!("asked above"),
             }
@@ -396,20 +418,20 @@ impl ReadSession {
                 log,
                 view,
             } => {
-                let stream = self.resolved.stream;
-                let range = ChunkRange {
-                    stream,
+                self.stored = Some(self.frontend.in_chunks(ChunkRange {
+                    stream: self.resolved.stream,
                     streamlet,
                     start,
                     seek,
                     floor: view.trim,
                     end,
                     log,
-                };
-                self.chunks = Some(Chunks {
-                    frames: self.frontend.chunks.clone().frames(range),
-                    end,
-                });
+                }));
+            }
+            ReadReply::Segments { end, known_at, view } => {
+                let stream = self.resolved.stream;
+                let stored = self.frontend.in_segments(stream, seek, view.trim, end, known_at);
+                self.stored = Some(stored);
             }
             ReadReply::AtTail { .. } => {}
         }
@@ -437,7 +459,7 @@ impl ReadSession {
         self.seek = Seek::SeqNum(self.wanted.seq_num);
         batch.tail = self
             .view
-            .filter(|_| self.live && self.chunks.is_none())
+            .filter(|_| self.live && self.stored.is_none())
             .map(|view| view.tail);
         Ok(Some(batch))
     }

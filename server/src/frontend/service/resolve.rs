@@ -11,6 +11,7 @@ use millrace_raft::query::StreamRecord;
 use super::streams::{refuse_deleting, stream_not_found};
 use super::{Frontend, read_error};
 use crate::channel::handle::ChannelHandle;
+use crate::channel::message::{ReadReply, ReadView, Seek};
 use crate::error::ServiceError;
 
 /// What the request is about to do, and so which setting of the basin lets it create the stream.
@@ -43,6 +44,32 @@ pub(super) struct Resolved {
 pub(super) struct Dormant {
     pub tail: StreamPosition,
     pub trim: SeqNum,
+}
+
+impl Dormant {
+    pub fn view(self) -> ReadView {
+        ReadView {
+            tail: self.tail,
+            trim: self.trim,
+        }
+    }
+
+    /// What an owner would answer to a read: everything is in segments, which this node's state names.
+    pub fn answer(self, seek: Seek) -> ReadReply {
+        let Self { tail, trim } = self;
+        let at_tail = match seek {
+            Seek::SeqNum(seq_num) => seq_num.max(trim) >= tail.seq_num,
+            Seek::Timestamp(timestamp) => timestamp > tail.timestamp || trim >= tail.seq_num,
+        };
+        match at_tail {
+            true => ReadReply::AtTail { view: self.view() },
+            false => ReadReply::Segments {
+                end: tail.seq_num,
+                known_at: 0,
+                view: self.view(),
+            },
+        }
+    }
 }
 
 impl Frontend {

@@ -1,0 +1,102 @@
+//! Everything of a node that lies between it and its store, wired together.
+
+use std::sync::Arc;
+
+use millrace_api::id::{NodeId, ZoneGen};
+use millrace_raft::group::Meta;
+use millrace_wal::{Wal, WalError, WalOptions, Zone, ZoneStore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::PageCache;
+use crate::channels::Channels;
+use crate::chunk_reader::ChunkReader;
+use crate::config::NodeConfig;
+use crate::env::Env;
+use crate::flusher::Flusher;
+use crate::reaper::{Reaper, Reaping};
+use crate::segment_reader::SegmentReader;
+use crate::tasks::deletion::Deletion;
+use crate::tasks::housekeeping::Housekeeping;
+use crate::tasks::objects::DeadObjects;
+
+pub struct Storage {
+    pub gens: Vec<ZoneGen>,
+    pub wal: Wal,
+    pub flusher: Flusher,
+    pub reaper: Reaper,
+    pub chunks: Arc<ChunkReader>,
+    pub segments: Arc<SegmentReader>,
+    pub cache: Arc<PageCache>,
+    store: Arc<dyn ZoneStore>,
+    reaping: Reaping,
+}
+
+impl Storage {
+    /// Over one zone: what is acknowledged is in it.
+    pub fn new(zone: Zone, config: &NodeConfig, meta: &Meta, env: &Env) -> Result<Self, WalError> {
+        let (gens, store) = (vec![zone.zone_gen], zone.store.clone());
+        let options = WalOptions {
+            inflight_chunks: config.inflight_chunks,
+            seed: env.random_u128() as u64,
+            ..WalOptions::default()
+        };
+        let wal = Wal::new(vec![zone], 1, options)?;
+        let cache = Arc::new(PageCache::new(store.clone(), config.cache_bytes as u64));
+        let flusher = Flusher::new(
+            env.clone(),
+            meta.clone(),
+            wal.clone(),
+            store.clone(),
+            cache.clone(),
+        );
+        let (reaper, reaping) = Reaper::new(wal.clone(), config.reader_grace);
+        let (footers, ahead) = (config.footer_cache_bytes, config.read_ahead_bytes);
+        Ok(Self {
+            gens,
+            chunks: Arc::new(ChunkReader::new(wal.clone(), footers, ahead)),
+            segments: Arc::new(SegmentReader::new(cache.clone(), ahead)),
+            wal,
+            flusher,
+            reaper,
+            cache,
+            store,
+            reaping,
+        })
+    }
+
+    /// Starts what deletes, until `stop`.
+    pub fn tend(
+        self,
+        node: NodeId,
+        channels: Channels,
+        config: &NodeConfig,
+        (meta, env): (&Meta, &Env),
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) {
+        let deletion = Deletion {
+            env: env.clone(),
+            meta: meta.clone(),
+            channels,
+            grace: config.deletion_grace,
+        };
+        let dead_objects = DeadObjects {
+            node,
+            env: env.clone(),
+            meta: meta.clone(),
+            store: self.store,
+            grace: config.reader_grace,
+        };
+        let housekeeping = Housekeeping {
+            node,
+            env: env.clone(),
+            meta: meta.clone(),
+            interval: config.housekeeping_interval,
+        };
+        tasks.spawn(self.reaping.run(stop.clone()));
+        tasks.spawn(deletion.run(stop.clone()));
+        tasks.spawn(dead_objects.run(stop.clone()));
+        tasks.spawn(housekeeping.run(stop.clone()));
+    }
+}

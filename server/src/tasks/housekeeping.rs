@@ -1,0 +1,156 @@
+//! What time does to streams: segments below the trim point go, records older than their retention go, and streams go
+//! that are to be deleted when they are empty.
+
+use std::time::Duration;
+
+use millrace_api::config::RetentionPolicy;
+use millrace_api::id::{NodeId, StreamId};
+use millrace_raft::command::{DROP_LIMIT_MAX, DeleteEmptyStream, DropSegments, ExpireSegments};
+use millrace_raft::error::MetaError;
+use millrace_raft::group::Meta;
+use millrace_raft::query::StreamRecord;
+use tokio_util::sync::CancellationToken;
+
+use super::share::Share;
+use super::tolerate_refusal;
+use crate::env::Env;
+
+/// How often streams are looked for whose trim point has moved.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// Streams looked at in one step.
+const PAGE: usize = 512;
+/// Between steps, so that a walk over many streams disturbs nobody.
+const STEP_PAUSE: Duration = Duration::from_millis(5);
+
+pub struct Housekeeping {
+    pub node: NodeId,
+    pub env: Env,
+    pub meta: Meta,
+    /// Between walks over all streams.
+    pub interval: Duration,
+}
+
+impl Housekeeping {
+    /// Runs until cancelled; a failed round is logged and the next one tries again.
+    pub async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(async {
+            tokio::join!(self.trims(), self.walks());
+        })
+        .await;
+    }
+
+    async fn trims(&self) {
+        loop {
+            tokio::time::sleep(TRIM_INTERVAL).await;
+            if let Err(error) = self.drop_trimmed().await {
+                tracing::warn!(%error, "trimmed segments are not dropped at the moment");
+            }
+        }
+    }
+
+    async fn walks(&self) {
+        loop {
+            tokio::time::sleep(self.interval).await;
+            if let Err(error) = self.walk().await {
+                tracing::warn!(%error, "retention is held up");
+            }
+        }
+    }
+
+    async fn drop_trimmed(&self) -> Result<(), MetaError> {
+        let Some(share) = Share::of_node(self.node, &self.meta.state())? else {
+            return Ok(());
+        };
+        let mut after = None;
+        loop {
+            let page = self.meta.state().trimmed_streams(after, PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for stream in page.into_iter().filter(|stream| share.has_stream(*stream)) {
+                drop_segments(&self.meta, &self.env, stream).await?;
+            }
+        }
+    }
+
+    async fn walk(&self) -> Result<(), MetaError> {
+        let Some(share) = Share::of_node(self.node, &self.meta.state())? else {
+            return Ok(());
+        };
+        let (first, end) = share.streams();
+        let mut after = first.0.checked_sub(1).map(StreamId);
+        loop {
+            let page = self.meta.state().streams_after(after, PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.id);
+            for stream in page {
+                if end.is_some_and(|end| stream.id >= end) {
+                    return Ok(());
+                }
+                if stream.deletion.is_none() {
+                    self.look_at(&stream).await?;
+                }
+            }
+            tokio::time::sleep(STEP_PAUSE).await;
+        }
+    }
+
+    async fn look_at(&self, stream: &StreamRecord) -> Result<(), MetaError> {
+        let now_ms = self.env.now_ms();
+        if let RetentionPolicy::Age(age_secs) = stream.config.retention {
+            let age_ms = age_secs.saturating_mul(1000);
+            if let Some(horizon_ms) = now_ms.checked_sub(age_ms) {
+                self.expire(stream.id, horizon_ms).await?;
+            }
+        }
+        let min_age_ms = stream.config.delete_on_empty_min_age_secs.saturating_mul(1000);
+        let empty_for_ms = stream.empty_since_ms.map(|since| now_ms.saturating_sub(since));
+        let is_due = empty_for_ms.is_some_and(|for_ms| for_ms >= min_age_ms);
+        if min_age_ms > 0 && is_due && stream.open.is_none() {
+            let command = DeleteEmptyStream {
+                stream: stream.id,
+                now_ms,
+            };
+            if tolerate_refusal(self.meta.propose(command).await)?.is_some() {
+                tracing::info!(stream = %stream.name, "an empty stream is deleted, as it is configured to be");
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of what was appended before the horizon.
+    async fn expire(&self, stream: StreamId, horizon_ms: u64) -> Result<(), MetaError> {
+        loop {
+            let oldest = self.meta.state().segments(stream, 0, 1)?;
+            let is_due = |appended_before_ms: u64| appended_before_ms <= horizon_ms;
+            if !oldest.first().is_some_and(|it| is_due(it.row.appended_before_ms)) {
+                return Ok(());
+            }
+            let command = ExpireSegments {
+                stream,
+                appended_before_ms: horizon_ms,
+                limit: DROP_LIMIT_MAX,
+                now_ms: self.env.now_ms(),
+            };
+            match tolerate_refusal(self.meta.propose(command).await)? {
+                Some(step) if !step.done => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Drops, step by step, what nobody may read any more of the stream; whether all of it is gone.
+pub async fn drop_segments(meta: &Meta, env: &Env, stream: StreamId) -> Result<bool, MetaError> {
+    loop {
+        let command = DropSegments {
+            stream,
+            limit: DROP_LIMIT_MAX,
+            now_ms: env.now_ms(),
+        };
+        match tolerate_refusal(meta.propose(command).await)? {
+            Some(step) if step.done => return Ok(true),
+            Some(_) => {}
+            None => return Ok(false),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Finding chunks without knowing their numbers.
+
+use std::collections::BTreeSet;
+
+use super::Wal;
+use crate::format::ChunkId;
+use crate::zone::StoreError;
+
+impl Wal {
+    /// Slots of the epoch of `id` that lie before it and hold an object in some zone: the first ones, at most `limit`
+    /// of each zone. An error if a zone cannot be listed.
+    pub async fn objects_before(&self, id: ChunkId, limit: usize) -> Result<Vec<ChunkId>, StoreError> {
+        let prefix = ChunkId::epoch_prefix(id.channel, id.epoch);
+        let mut found = BTreeSet::new();
+        for zone in &self.inner.zones {
+            let keys = zone.store.list(&prefix, None, limit).await?;
+            found.extend(keys.iter().filter_map(|key| ChunkId::parse(key)));
+        }
+        Ok(found.into_iter().filter(|chunk| *chunk < id).collect())
+    }
+}
