@@ -308,8 +308,8 @@ impl Fold {
             let start = StreamletStart {
                 id: open.streamlet,
                 config: open.config,
-                tail: open.start,
-                flushed: open.start.seq_num,
+                tail: open.flushed,
+                flushed: open.flushed.seq_num,
                 token: open.fencing.token,
                 token_seq_num: open.fencing.seq_num,
                 trim: open.trim,

@@ -383,7 +383,7 @@ impl ChannelTask {
                 continue;
             };
             self.waiting.parked.insert(stream, Vec::new());
-            let command = deactivation(stream, standing, self.id, self.epoch);
+            let command = deactivation(stream, standing, self.id, self.epoch, self.env.now_ms());
             let meta = self.meta.clone();
             self.waiting.jobs.spawn(async move { rest(&meta, command).await });
         }
@@ -480,8 +480,8 @@ fn streamlet_start(record: &StreamRecord, open: &OpenStreamlet) -> StreamletStar
     StreamletStart {
         id: open.streamlet,
         config: record.config,
-        tail: open.start,
-        flushed: open.start.seq_num,
+        tail: record.tail,
+        flushed: record.tail.seq_num,
         token: record.fencing.token.clone(),
         token_seq_num: record.fencing.seq_num,
         trim: record.trim,
@@ -489,7 +489,13 @@ fn streamlet_start(record: &StreamRecord, open: &OpenStreamlet) -> StreamletStar
     }
 }
 
-fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch: Epoch) -> DeactivateStream {
+fn deactivation(
+    stream: StreamId,
+    at: StreamletStart,
+    channel: ChannelId,
+    epoch: Epoch,
+    now_ms: u64,
+) -> DeactivateStream {
     DeactivateStream {
         stream,
         streamlet: at.id,
@@ -503,6 +509,7 @@ fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch:
         },
         trim: at.trim,
         forgotten: at.forgotten,
+        now_ms,
     }
 }
 
