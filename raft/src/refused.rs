@@ -2,8 +2,11 @@
 //! nothing was changed.
 
 use millrace_api::error::ErrorCode;
-use millrace_api::id::{ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, StreamletId, ZoneGen};
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch, FlushSeq, Incarnation, NodeId, StreamletId, ZoneGen};
 use millrace_api::name::{BasinName, StreamName};
+use millrace_api::segment::SegmentObjectId;
+
+use crate::state::record::Slot;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -82,6 +85,25 @@ pub enum Refused {
     BasinNotEmpty(BasinName),
     #[error("it is not being deleted")]
     NotDeleting,
+
+    /// It does not begin where the last one ended.
+    #[error("the last flush of channel {channel} is {last}, up to slot {} of epoch {}", checkpoint.slot, checkpoint.epoch)]
+    FlushOutOfOrder {
+        channel: ChannelId,
+        last: FlushSeq,
+        checkpoint: Slot,
+    },
+    #[error("the last merge of channel {channel} is {last}")]
+    MergeOutOfOrder { channel: ChannelId, last: FlushSeq },
+    #[error("the stream still has segments")]
+    SegmentsLeft,
+    #[error("the stream's retention keeps what was appended then")]
+    Retained,
+    /// Or not for long enough, or empty streams are not deleted.
+    #[error("the stream is not to be deleted as an empty one")]
+    NotEmpty,
+    #[error("object {0} holds live segments")]
+    ObjectLive(SegmentObjectId),
 }
 
 impl Refused {
@@ -113,6 +135,12 @@ impl Refused {
             | Refused::StreamletOpen { .. }
             | Refused::BasinNotEmpty(_)
             | Refused::NotDeleting
+            | Refused::FlushOutOfOrder { .. }
+            | Refused::MergeOutOfOrder { .. }
+            | Refused::SegmentsLeft
+            | Refused::Retained
+            | Refused::NotEmpty
+            | Refused::ObjectLive(_)
             | Refused::TermOver => ErrorCode::HotServer,
         }
     }

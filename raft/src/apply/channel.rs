@@ -1,6 +1,6 @@
 //! Channels: who owns them, and in which epoch.
 
-use millrace_api::id::{ChannelId, ChunkSeq, Epoch};
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch, FlushSeq};
 
 use super::Outcome;
 use crate::command::{
@@ -33,6 +33,8 @@ pub fn create(txn: &mut Txn<'_>, c: &CreateChannel) -> Outcome<Response> {
                     epoch: Epoch(1),
                     slot: ChunkSeq(0),
                 },
+                flush_seq: FlushSeq(0),
+                merge_seq: FlushSeq(0),
             };
             txn.write::<Channels>(&c.channel, &row);
         }
@@ -183,20 +185,35 @@ pub fn epoch(txn: &Txn<'_>, channel: ChannelId, epoch: Epoch) -> Result<EpochSta
         .ok_or_else(|| StoreError::corrupt("epochs", format_args!("channel {channel} has no epoch {epoch}")))
 }
 
-/// The channel's current epoch if it takes streams: owned, activated, not sealed.
+/// The channel, if its current epoch takes streams.
 pub fn active(txn: &Txn<'_>, id: ChannelId) -> Outcome<ChannelRow> {
     let row = channel(txn, id)?;
-    let open = match row.owner {
-        Some(_) => {
-            let state = epoch(txn, id, row.epoch)?;
-            state.activated && state.seal.is_none()
-        }
-        None => false,
-    };
-    match open {
+    match is_active(txn, id, &row)? {
         true => Ok(row),
         false => Err(Refused::ChannelInactive(id).into()),
     }
+}
+
+/// The channel, if this is its current epoch, and its owner may change what it owns.
+pub fn current(txn: &Txn<'_>, id: ChannelId, epoch: Epoch) -> Outcome<ChannelRow> {
+    let row = channel(txn, id)?;
+    match row.epoch == epoch && is_active(txn, id, &row)? {
+        true => Ok(row),
+        false => Err(Refused::EpochMoved {
+            channel: id,
+            epoch: row.epoch,
+        }
+        .into()),
+    }
+}
+
+/// The current epoch has an owner, is activated, and not sealed.
+fn is_active(txn: &Txn<'_>, id: ChannelId, row: &ChannelRow) -> Result<bool, StoreError> {
+    if row.owner.is_none() {
+        return Ok(false);
+    }
+    let state = epoch(txn, id, row.epoch)?;
+    Ok(state.activated && state.seal.is_none())
 }
 
 fn must_be_alive(txn: &Txn<'_>, owner: Owner) -> Outcome<()> {

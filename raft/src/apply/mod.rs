@@ -6,9 +6,13 @@
 mod basin;
 mod cell;
 mod channel;
+mod flush;
+mod merge;
+mod objects;
 mod placement;
 mod purge;
 mod seal;
+mod segments;
 mod stream;
 
 use crate::command::{Command, Response, StateChecksum};
@@ -102,6 +106,12 @@ fn decide(txn: &mut Txn<'_>, command: &Command, at: LogPosition) -> Outcome<Resp
         Command::PurgeStream(c) => purge::stream(txn, c),
         Command::ActivateStream(c) => placement::activate(txn, c, index),
         Command::DeactivateStream(c) => placement::deactivate(txn, c),
+        Command::CommitFlush(c) => flush::commit(txn, c, index),
+        Command::CommitMerge(c) => merge::commit(txn, c, index),
+        Command::DropSegments(c) => segments::drop_some(txn, c, index),
+        Command::ExpireSegments(c) => segments::expire(txn, c, index),
+        Command::ForgetObjects(c) => objects::forget(txn, c),
+        Command::DeleteEmptyStream(c) => stream::delete_empty(txn, c, index),
         Command::CompareState(_) => Ok(Response::StateChecksum(StateChecksum {
             index,
             checksum: checksum(txn)?,

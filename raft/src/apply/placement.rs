@@ -3,7 +3,7 @@
 use millrace_api::id::{ChannelId, StreamletId};
 
 use super::Outcome;
-use super::channel;
+use super::{channel, segments};
 use crate::command::{ActivateStream, Activation, DeactivateStream, Outcome as Did, Response};
 use crate::refused::Refused;
 use crate::state::record::{ChannelRow, OpenStreamlet, StreamRecord};
@@ -58,15 +58,16 @@ pub fn deactivate(txn: &mut Txn<'_>, c: &DeactivateStream) -> Outcome<Response> 
         return Err(Refused::StreamDeletionPending(stream.name).into());
     }
     must_be_owner(txn, c.channel, c)?;
-    must_be_flushed(c, open)?;
-    stream.tail = stream.tail.max(c.tail);
+    must_be_flushed(c, &stream)?;
     stream.fencing = stream.fencing.merge(c.fencing.clone());
     stream.trim = stream.trim.max(c.trim);
     stream.forgotten = stream.forgotten.max(c.forgotten);
     stream.open = None;
     stream.last_closed = open.streamlet;
+    segments::note_empty(&mut stream, c.now_ms);
     txn.write::<Streams>(&stream.id, &stream);
     txn.remove::<ChannelStreamlets>(&(open.channel, stream.id));
+    segments::note_trimmed(txn, &stream)?;
     Ok(Response::Done)
 }
 
@@ -82,12 +83,11 @@ fn must_be_owner(txn: &Txn<'_>, id: ChannelId, c: &DeactivateStream) -> Outcome<
     }
 }
 
-fn must_be_flushed(c: &DeactivateStream, open: OpenStreamlet) -> Outcome<()> {
-    if c.flushed != c.tail.seq_num {
+fn must_be_flushed(c: &DeactivateStream, stream: &StreamRecord) -> Outcome<()> {
+    if c.flushed != c.tail.seq_num || c.tail.seq_num > stream.tail.seq_num {
         return Err(Refused::NotFlushed.into());
     }
-    let fits = c.tail.seq_num >= open.start.seq_num
-        && c.tail.timestamp >= open.start.timestamp
+    let fits = c.tail == stream.tail
         && c.trim <= c.tail.seq_num
         && c.forgotten <= c.tail.seq_num
         && c.fencing.seq_num.is_none_or(|seq| seq < c.tail.seq_num);

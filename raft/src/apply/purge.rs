@@ -1,12 +1,16 @@
 //! Removing what was marked, in bounded steps.
 
+use millrace_api::id::Epoch;
+
 use super::Outcome;
+use super::segments::first_end;
 use super::stream::{by_entry, mark};
 use crate::command::{
     CloseStreamlet, MARK_LIMIT_MAX, MarkBasinStreams, PurgeBasin, PurgeStream, Response, StreamsMarked,
 };
+use crate::error::StoreError;
 use crate::refused::Refused;
-use crate::state::record::StreamRecord;
+use crate::state::record::{OpenStreamlet, StreamRecord};
 use crate::state::table::{
     BasinIds, Basins, ChannelStreamlets, Channels, DeletingBasins, DeletingStreams, ReadTable, StreamNames,
     Streams, Table,
@@ -106,7 +110,17 @@ pub fn stream(txn: &mut Txn<'_>, c: &PurgeStream) -> Outcome<Response> {
     let Some(deletion) = stream.deletion else {
         return Err(Refused::NotDeleting.into());
     };
-    must_be_silent(txn, &stream)?;
+    if let Some((open, epoch)) = answering(txn, &stream)? {
+        return Err(Refused::StreamletOpen {
+            channel: open.channel,
+            streamlet: open.streamlet,
+            epoch,
+        }
+        .into());
+    }
+    if first_end(txn, stream.id)?.is_some() {
+        return Err(Refused::SegmentsLeft.into());
+    }
     txn.remove::<StreamNames>(&(stream.basin, stream.name.clone()));
     txn.remove::<Streams>(&stream.id);
     txn.remove::<DeletingStreams>(&(deletion.log_index, stream.id));
@@ -116,20 +130,14 @@ pub fn stream(txn: &mut Txn<'_>, c: &PurgeStream) -> Outcome<Response> {
     Ok(Response::Done)
 }
 
-/// Nobody answers for the stream any more: its streamlet was closed, or the epoch that was current when the mark
-/// was set is sealed. A later owner began after the mark and knows of it.
-fn must_be_silent(txn: &Txn<'_>, stream: &StreamRecord) -> Outcome<()> {
+/// Where somebody may still answer for a deleting stream, and the epoch that has to end: until its streamlet was
+/// closed, or the epoch that was current when the mark was set is sealed. A later owner began after the mark and knows
+/// of it.
+pub fn answering(txn: &Txn<'_>, stream: &StreamRecord) -> Result<Option<(OpenStreamlet, Epoch)>, StoreError> {
     let (Some(open), Some(deletion)) = (stream.open, stream.deletion) else {
-        return Ok(());
+        return Ok(None);
     };
     let sealed_through = txn.row::<Channels>(&open.channel)?.map(|row| row.sealed_through);
-    if sealed_through.is_some_and(|through| through >= deletion.channel_epoch) {
-        return Ok(());
-    }
-    Err(Refused::StreamletOpen {
-        channel: open.channel,
-        streamlet: open.streamlet,
-        epoch: deletion.channel_epoch,
-    }
-    .into())
+    let ended = sealed_through.is_some_and(|through| through >= deletion.channel_epoch);
+    Ok((!ended).then_some((open, deletion.channel_epoch)))
 }

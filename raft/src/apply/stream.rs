@@ -5,9 +5,10 @@ use millrace_api::id::{Epoch, StreamletId};
 use millrace_api::name::StreamName;
 
 use super::Outcome;
-use super::{basin, channel};
+use super::{basin, channel, segments};
 use crate::command::{
-    CreateMode, CreateStream, DeleteStream, Outcome as Did, ReconfigureStream, Response, StreamProvisioned,
+    CreateMode, CreateStream, DeleteEmptyStream, DeleteStream, Outcome as Did, ReconfigureStream, Response,
+    StreamProvisioned,
 };
 use crate::error::StoreError;
 use crate::refused::Refused;
@@ -64,6 +65,7 @@ fn new(txn: &mut Txn<'_>, c: &CreateStream, basin: &BasinRecord) -> Outcome<Resp
         open: None,
         last_closed: StreamletId(0),
         deletion: None,
+        empty_since_ms: Some(c.now_ms),
     };
     write(txn, &stream);
     answer(Did::Created, stream)
@@ -123,6 +125,31 @@ pub fn delete(txn: &mut Txn<'_>, c: &DeleteStream, index: u64) -> Outcome<Respon
     }
     let stream = mark(txn, stream, c.now_ms, index)?;
     answer(Did::Updated, stream)
+}
+
+pub fn delete_empty(txn: &mut Txn<'_>, c: &DeleteEmptyStream, index: u64) -> Outcome<Response> {
+    let stream = txn.row::<Streams>(&c.stream)?.ok_or(Refused::StreamGone)?;
+    if stream.deletion.is_some() {
+        return answer(Did::Noop, stream);
+    }
+    let is_empty = stream.open.is_none()
+        && stream.trim == stream.tail.seq_num
+        && segments::first_end(txn, stream.id)?.is_none();
+    if !is_empty || !is_due(&stream, c.now_ms) {
+        return Err(Refused::NotEmpty.into());
+    }
+    let stream = mark(txn, stream, c.now_ms, index)?;
+    answer(Did::Updated, stream)
+}
+
+/// Whether the stream's configuration lets go of it after the time for which it has been empty.
+fn is_due(stream: &StreamRecord, now_ms: u64) -> bool {
+    let min_age_secs = stream.config.delete_on_empty_min_age_secs;
+    let due = stream
+        .empty_since_ms
+        .zip(min_age_secs.checked_mul(1000))
+        .and_then(|(since, age)| since.checked_add(age));
+    min_age_secs > 0 && due.is_some_and(|due| due <= now_ms)
 }
 
 /// Marks a stream as deleting and queues it for its purge.

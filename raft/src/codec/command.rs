@@ -6,7 +6,7 @@ use millrace_api::id::{
 };
 
 use super::common::*;
-use super::{DecodeError, required};
+use super::{DecodeError, required, segments};
 use crate::command::*;
 use crate::pb;
 use pb::command::Kind;
@@ -138,7 +138,26 @@ fn encode_kind(command: &Command) -> Kind {
             fencing: fencing_message(&c.fencing),
             trim: c.trim,
             forgotten: c.forgotten,
+            now_ms: c.now_ms,
         }),
+        Command::CommitFlush(c) => Kind::CommitFlush(segments::flush_message(c)),
+        Command::DropSegments(c) => Kind::DropSegments(pb::DropSegments {
+            stream: id_bytes(c.stream.0),
+            limit: c.limit,
+            now_ms: c.now_ms,
+        }),
+        Command::ExpireSegments(c) => Kind::ExpireSegments(pb::ExpireSegments {
+            stream: id_bytes(c.stream.0),
+            appended_before_ms: c.appended_before_ms,
+            limit: c.limit,
+            now_ms: c.now_ms,
+        }),
+        Command::ForgetObjects(c) => Kind::ForgetObjects(segments::forget_message(c)),
+        Command::DeleteEmptyStream(c) => Kind::DeleteEmptyStream(pb::DeleteEmptyStream {
+            stream: id_bytes(c.stream.0),
+            now_ms: c.now_ms,
+        }),
+        Command::CommitMerge(c) => Kind::CommitMerge(segments::merge_message(c)),
         Command::CompareState(_) => Kind::CompareState(pb::CompareState {}),
         Command::CheckState(c) => Kind::CheckState(pb::CheckState {
             index: c.computed.index,
@@ -295,8 +314,30 @@ pub fn decode(command: pb::Command) -> Result<Command, DecodeError> {
             fencing: fencing(c.fencing)?,
             trim: c.trim,
             forgotten: c.forgotten,
+            now_ms: c.now_ms,
         }
         .into(),
+        Kind::CommitFlush(c) => segments::flush(c)?.into(),
+        Kind::DropSegments(c) => DropSegments {
+            stream: stream_id(&c.stream)?,
+            limit: c.limit,
+            now_ms: c.now_ms,
+        }
+        .into(),
+        Kind::ExpireSegments(c) => ExpireSegments {
+            stream: stream_id(&c.stream)?,
+            appended_before_ms: c.appended_before_ms,
+            limit: c.limit,
+            now_ms: c.now_ms,
+        }
+        .into(),
+        Kind::ForgetObjects(c) => segments::forget(c)?.into(),
+        Kind::DeleteEmptyStream(c) => DeleteEmptyStream {
+            stream: stream_id(&c.stream)?,
+            now_ms: c.now_ms,
+        }
+        .into(),
+        Kind::CommitMerge(c) => segments::merge(c)?.into(),
         Kind::CompareState(_) => CompareState {}.into(),
         Kind::CheckState(c) => CheckState {
             computed: StateChecksum {

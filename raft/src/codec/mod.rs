@@ -8,6 +8,7 @@ pub mod record;
 pub mod refused;
 pub mod response;
 pub mod rpc;
+pub mod segments;
 
 use crate::error::StoreError;
 

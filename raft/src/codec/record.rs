@@ -1,12 +1,13 @@
 //! Values of the state database. What a key says already is not in the value.
 
 use millrace_api::id::{
-    BasinId, ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, StreamId, StreamletId, ZoneGen,
+    BasinId, ChannelId, ChunkSeq, Epoch, FlushSeq, Incarnation, NodeId, StreamId, StreamletId, ZoneGen,
 };
 use millrace_api::name::{BasinName, StreamName};
 
 use super::common::*;
 use super::log::{log_position, log_position_message, members, members_message};
+use super::segments::{slot, slot_message};
 use super::{DecodeError, required};
 use crate::pb;
 use crate::state::record::*;
@@ -60,24 +61,21 @@ pub fn channel_message(channel: &ChannelRow) -> pb::Channel {
         owner: channel.owner.map(owner_message),
         epoch: channel.epoch.0,
         sealed_through: channel.sealed_through.0,
-        checkpoint: Some(pb::Slot {
-            epoch: channel.checkpoint.epoch.0,
-            slot: channel.checkpoint.slot.0,
-        }),
+        checkpoint: Some(slot_message(channel.checkpoint)),
+        flush_seq: channel.flush_seq.0,
+        merge_seq: channel.merge_seq.0,
     }
 }
 
 pub fn channel(message: pb::Channel) -> Result<ChannelRow, DecodeError> {
-    let checkpoint = required(message.checkpoint, "checkpoint")?;
     Ok(ChannelRow {
         class: required(storage_class(message.class)?, "storage class")?,
         owner: message.owner.map(owner).transpose()?,
         epoch: Epoch(message.epoch),
         sealed_through: Epoch(message.sealed_through),
-        checkpoint: Slot {
-            epoch: Epoch(checkpoint.epoch),
-            slot: ChunkSeq(checkpoint.slot),
-        },
+        checkpoint: slot(required(message.checkpoint, "checkpoint")?),
+        flush_seq: FlushSeq(message.flush_seq),
+        merge_seq: FlushSeq(message.merge_seq),
     })
 }
 
@@ -194,6 +192,7 @@ pub fn stream_message(stream: &StreamRecord) -> pb::Stream {
             log_index: deletion.log_index,
             channel_epoch: deletion.channel_epoch.0,
         }),
+        empty_since_ms: stream.empty_since_ms,
     }
 }
 
@@ -224,5 +223,6 @@ pub fn stream(key: StreamId, message: pb::Stream) -> Result<StreamRecord, Decode
             log_index: deletion.log_index,
             channel_epoch: Epoch(deletion.channel_epoch),
         }),
+        empty_since_ms: message.empty_since_ms,
     })
 }

@@ -1,9 +1,10 @@
 //! Refusals, as one member tells them to another.
 
-use millrace_api::id::{ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, StreamletId, ZoneGen};
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch, FlushSeq, Incarnation, NodeId, StreamletId, ZoneGen};
 
-use super::DecodeError;
 use super::common::{basin_name, id, id_bytes, stream_name};
+use super::segments::{object, object_message, slot, slot_message};
+use super::{DecodeError, required};
 use crate::pb;
 use crate::refused::Refused;
 use pb::refusal::Reason;
@@ -139,6 +140,28 @@ fn fill(refused: &Refused, m: &mut pb::Refusal) -> Reason {
             m.epoch = epoch.0;
             Reason::StreamletOpen
         }
+        Refused::FlushOutOfOrder {
+            channel,
+            last,
+            checkpoint,
+        } => {
+            m.channel = channel.0;
+            m.last = last.0;
+            m.checkpoint = Some(slot_message(*checkpoint));
+            Reason::FlushOutOfOrder
+        }
+        Refused::MergeOutOfOrder { channel, last } => {
+            m.channel = channel.0;
+            m.last = last.0;
+            Reason::MergeOutOfOrder
+        }
+        Refused::ObjectLive(object) => {
+            m.object = Some(object_message(object));
+            Reason::ObjectLive
+        }
+        Refused::SegmentsLeft => Reason::SegmentsLeft,
+        Refused::Retained => Reason::Retained,
+        Refused::NotEmpty => Reason::NotEmpty,
     }
 }
 
@@ -204,5 +227,18 @@ pub fn decode(m: pb::Refusal) -> Result<Refused, DecodeError> {
         },
         Reason::NotDeleting => Refused::NotDeleting,
         Reason::TermOver => Refused::TermOver,
+        Reason::FlushOutOfOrder => Refused::FlushOutOfOrder {
+            channel,
+            last: FlushSeq(m.last),
+            checkpoint: slot(required(m.checkpoint, "checkpoint")?),
+        },
+        Reason::MergeOutOfOrder => Refused::MergeOutOfOrder {
+            channel,
+            last: FlushSeq(m.last),
+        },
+        Reason::SegmentsLeft => Refused::SegmentsLeft,
+        Reason::Retained => Refused::Retained,
+        Reason::NotEmpty => Refused::NotEmpty,
+        Reason::ObjectLive => Refused::ObjectLive(object(required(m.object, "segment object")?)?),
     })
 }

@@ -75,6 +75,17 @@ fn kind(response: &Response) -> Kind {
             index: r.index,
             checksum: r.checksum,
         }),
+        Response::Flushed(r) => Kind::Flushed(m::Flushed {
+            log_index: r.log_index,
+        }),
+        Response::SegmentsDropped(r) => Kind::SegmentsDropped(m::SegmentsDropped {
+            dropped: r.dropped,
+            done: r.done,
+        }),
+        Response::Merged(r) => Kind::Merged(m::Merged {
+            log_index: r.log_index,
+            replaced: r.replaced,
+        }),
     }
 }
 
@@ -144,6 +155,17 @@ pub fn decode(message: pb::Response) -> Result<Response, DecodeError> {
         Kind::StateChecksum(m) => Response::StateChecksum(StateChecksum {
             index: m.index,
             checksum: m.checksum,
+        }),
+        Kind::Flushed(m) => Response::Flushed(Flushed {
+            log_index: m.log_index,
+        }),
+        Kind::SegmentsDropped(m) => Response::SegmentsDropped(SegmentsDropped {
+            dropped: m.dropped,
+            done: m.done,
+        }),
+        Kind::Merged(m) => Response::Merged(Merged {
+            log_index: m.log_index,
+            replaced: m.replaced,
         }),
     })
 }

@@ -4,5 +4,6 @@ pub mod checksum;
 pub mod kv;
 pub mod memory;
 pub mod record;
+pub mod segment;
 pub mod table;
 pub mod txn;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use millrace_api::config::{BasinConfig, Cipher, ResolvedStreamConfig, StorageClass};
 use millrace_api::id::{
-    BasinId, ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, StreamId, StreamletId, ZoneGen,
+    BasinId, ChannelId, ChunkSeq, Epoch, FlushSeq, Incarnation, NodeId, StreamId, StreamletId, ZoneGen,
 };
 use millrace_api::name::{BasinName, FencingToken, StreamName};
 use millrace_api::position::{SeqNum, StreamPosition};
@@ -92,6 +92,10 @@ pub struct ChannelRow {
     pub sealed_through: Epoch,
     /// Where a replay starts.
     pub checkpoint: Slot,
+    /// The last flush that was committed; 0 before the first.
+    pub flush_seq: FlushSeq,
+    /// The last merge that was committed; 0 before the first.
+    pub merge_seq: FlushSeq,
 }
 
 /// How an epoch ended.
@@ -132,6 +136,10 @@ pub struct ChannelRecord {
     pub activated: bool,
     pub sealed_through: Epoch,
     pub checkpoint: Slot,
+    /// The last flush that was committed; 0 before the first.
+    pub flush_seq: FlushSeq,
+    /// The last merge that was committed; 0 before the first.
+    pub merge_seq: FlushSeq,
     /// Gens of the current epoch; empty before the first assignment.
     pub gens: Vec<ZoneGen>,
     /// Every epoch from the checkpoint's on, the current one last.
@@ -220,8 +228,11 @@ pub struct Deletion {
 
 /// One creation of a stream.
 ///
-/// * `tail`, `fencing`, `trim` and `forgotten` are those of the last rest: an active stream's owner knows newer ones.
-/// * `trim <= tail.seq_num`; neither moves back.
+/// * `tail`, `fencing`, `trim` and `forgotten` are as of the last flush or rest, whichever was later, and `trim` also
+///   as of the last expiry: an active stream's owner knows newer ones.
+/// * `trim <= tail.seq_num` and `forgotten <= tail.seq_num`; none of them moves back.
+/// * Segments tile `[first, tail.seq_num)`, where `first <= trim`. A stream that is not deleting and has none holds no
+///   record below `tail`: then `trim == tail.seq_num`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamRecord {
     pub id: StreamId,
@@ -231,6 +242,7 @@ pub struct StreamRecord {
     pub cipher: Option<Cipher>,
     pub created_at_ms: u64,
     pub request_key: Option<[u8; 32]>,
+    /// Everything below is in segments. The timestamp is that of the last record below.
     pub tail: StreamPosition,
     pub fencing: Fencing,
     /// Earliest sequence number to keep.
@@ -241,6 +253,9 @@ pub struct StreamRecord {
     /// The streamlet that was closed last; 0 before the first.
     pub last_closed: StreamletId,
     pub deletion: Option<Deletion>,
+    /// Since when the stream is known to hold no record, by the clocks of those who proposed. `None` while it may hold
+    /// some. An active stream's owner may have sequenced one since.
+    pub empty_since_ms: Option<u64>,
 }
 
 /// A streamlet that is open on a channel: what the channel's owner has to know of it.
@@ -248,7 +263,9 @@ pub struct StreamRecord {
 pub struct ChannelStreamlet {
     pub stream: StreamId,
     pub streamlet: StreamletId,
-    pub start: StreamPosition,
+    /// Everything below is in segments. This and what follows are as of the last flush or rest: what the frames from
+    /// here on did is not in it.
+    pub flushed: StreamPosition,
     pub fencing: Fencing,
     pub trim: SeqNum,
     pub forgotten: SeqNum,

@@ -1,15 +1,18 @@
 //! Typed rows over families: the only place that joins a key with its value's encoding.
 
-use millrace_api::id::{BasinId, ChannelId, Epoch, NodeId, StreamId, StreamletId, ZoneGen};
+use millrace_api::id::{BasinId, ChannelId, Epoch, FlushSeq, NodeId, StreamId, StreamletId, ZoneGen};
 use millrace_api::name::{BasinName, StreamName};
+use millrace_api::position::SeqNum;
+use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use prost::Message;
 
 use crate::codec::common::{basin_name, id, id_bytes, stream_name};
-use crate::codec::{DecodeError, record};
+use crate::codec::{DecodeError, record, segments};
 use crate::error::StoreError;
 use crate::pb;
 use crate::state::kv::Read;
 use crate::state::record::*;
+use crate::state::segment::{SegmentObjectRow, SegmentRow};
 use crate::state::txn::Txn;
 use crate::store::keys::{Family, key_after, prefix_end};
 
@@ -88,6 +91,40 @@ fn whole<const N: usize>(bytes: &[u8]) -> Result<[u8; N], DecodeError> {
 
 fn text(bytes: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(bytes).map_err(|error| DecodeError::unknown("key", error))
+}
+
+/// The numbers are stored: see [`Family`].
+const ORIGIN_FLUSH: u8 = 1;
+const ORIGIN_MERGE: u8 = 2;
+
+fn object_key(object: &SegmentObjectId) -> Vec<u8> {
+    let origin = match object.origin {
+        SegmentOrigin::Flush => ORIGIN_FLUSH,
+        SegmentOrigin::Merge => ORIGIN_MERGE,
+    };
+    [
+        &object.channel.0.to_be_bytes()[..],
+        &object.epoch.0.to_be_bytes(),
+        &[origin],
+        &object.seq.0.to_be_bytes(),
+        &object.part.to_be_bytes(),
+    ]
+    .concat()
+}
+
+fn object_at(bytes: &[u8], at: usize) -> Result<SegmentObjectId, DecodeError> {
+    let origin = match number::<1>(bytes, at + 12)? {
+        [ORIGIN_FLUSH] => SegmentOrigin::Flush,
+        [ORIGIN_MERGE] => SegmentOrigin::Merge,
+        [other] => return Err(DecodeError::unknown("segment origin", other)),
+    };
+    Ok(SegmentObjectId {
+        channel: ChannelId(u32::from_be_bytes(number(bytes, at)?)),
+        epoch: Epoch(u64::from_be_bytes(number(bytes, at + 4)?)),
+        origin,
+        seq: FlushSeq(u64::from_be_bytes(number(bytes, at + 13)?)),
+        part: u32::from_be_bytes(number(bytes, at + 21)?),
+    })
 }
 
 macro_rules! table {
@@ -207,4 +244,27 @@ table! {
     key (log_index, stream) => [&log_index.to_be_bytes()[..], &stream.to_bytes()].concat(),
         bytes => Ok((u64::from_be_bytes(number(bytes, 0)?), StreamId::from_bytes(number(bytes, 8)?)));
     row () => pb::DeletingStream {}, (_, _message: pb::DeletingStream) => Ok(());
+}
+table! {
+    Segments in Segments: (StreamId, SeqNum) => SegmentRow;
+    key (stream, last) => [&stream.to_bytes()[..], &last.to_be_bytes()].concat(),
+        bytes => Ok((StreamId::from_bytes(number(bytes, 0)?), u64::from_be_bytes(number(bytes, 16)?)));
+    row segment => segments::segment_message(segment), (_, message: pb::Segment) => segments::segment(message);
+}
+table! {
+    SegmentObjects in SegmentObjects: SegmentObjectId => SegmentObjectRow;
+    key object => object_key(object), bytes => object_at(bytes, 0);
+    row object => segments::object_row_message(object),
+        (_, message: pb::SegmentObject) => Ok(segments::object_row(message));
+}
+table! {
+    DeadObjects in DeadObjects: (u64, SegmentObjectId) => ();
+    key (log_index, object) => [&log_index.to_be_bytes()[..], &object_key(object)].concat(),
+        bytes => Ok((u64::from_be_bytes(number(bytes, 0)?), object_at(bytes, 8)?));
+    row () => pb::DeadObject {}, (_, _message: pb::DeadObject) => Ok(());
+}
+table! {
+    TrimmedStreams in TrimmedStreams: StreamId => ();
+    key stream => stream.to_bytes().to_vec(), bytes => Ok(StreamId::from_bytes(whole(bytes)?));
+    row () => pb::TrimmedStream {}, (_, _message: pb::TrimmedStream) => Ok(());
 }

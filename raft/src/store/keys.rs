@@ -20,6 +20,12 @@
 /// | `streams` | stream id u128 | `Stream` |
 /// | `channel_streamlets` | channel u32, stream id u128 | `ChannelStreamlet`: open there |
 /// | `deleting_streams` | log index of the mark u64, stream id u128 | `DeletingStream` |
+/// | `segments` | stream id u128, last seq_num u64 | `Segment`: the first key from a seq_num on is the segment with it |
+/// | `segment_objects` | object | `SegmentObject` |
+/// | `dead_objects` | log index of the death u64, object | `DeadObject`: its bytes are to be deleted |
+/// | `trimmed_streams` | stream id u128 | `TrimmedStream`: its first segment is wholly below its trim point |
+///
+/// An object is: channel u32, epoch u64, origin u8 (1 flush, 2 merge), seq u64, part u32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     System,
@@ -34,10 +40,14 @@ pub enum Family {
     Streams,
     ChannelStreamlets,
     DeletingStreams,
+    Segments,
+    SegmentObjects,
+    DeadObjects,
+    TrimmedStreams,
 }
 
 impl Family {
-    pub const ALL: [Family; 12] = [
+    pub const ALL: [Family; 16] = [
         Family::System,
         Family::Zones,
         Family::Nodes,
@@ -50,6 +60,10 @@ impl Family {
         Family::Streams,
         Family::ChannelStreamlets,
         Family::DeletingStreams,
+        Family::Segments,
+        Family::SegmentObjects,
+        Family::DeadObjects,
+        Family::TrimmedStreams,
     ];
 
     /// The name under which the family is stored.
@@ -67,6 +81,10 @@ impl Family {
             Family::Streams => "streams",
             Family::ChannelStreamlets => "channel_streamlets",
             Family::DeletingStreams => "deleting_streams",
+            Family::Segments => "segments",
+            Family::SegmentObjects => "segment_objects",
+            Family::DeadObjects => "dead_objects",
+            Family::TrimmedStreams => "trimmed_streams",
         }
     }
 }

@@ -32,6 +32,8 @@ async fn a_corrupt_state_stops_the_member() {
                 epoch: Epoch(5),
                 slot: ChunkSeq(0),
             },
+            flush_seq: FlushSeq(0),
+            merge_seq: FlushSeq(0),
         };
         let empty = MemoryState::default();
         let mut txn = Txn::new(&empty);

@@ -3,13 +3,14 @@
 use millrace_api::config::{BasinConfig, StorageClass, StreamConfig};
 use millrace_api::id::*;
 use millrace_api::name::{BasinName, StreamName};
+use millrace_api::position::StreamPosition;
 
 use crate::apply::{advance, apply};
 use crate::command::*;
 use crate::query::View;
 use crate::refused::Refused;
 use crate::state::memory::MemoryState;
-use crate::state::record::{LogPosition, StreamRecord};
+use crate::state::record::{Fencing, LogPosition, Slot, StreamRecord};
 use crate::state::txn::Txn;
 
 #[derive(Default)]
@@ -69,6 +70,50 @@ impl Model {
     pub fn stream(&self, name: &str) -> Option<StreamRecord> {
         let basin = self.view().basin(&basin_name()).unwrap()?;
         self.view().stream(basin.id, &stream_name(name)).unwrap()
+    }
+
+    /// The next flush of the channel: so many more records of each of these streams, in one object, a millisecond
+    /// apart. The run of a stream takes 110 bytes.
+    pub fn flush_of(&self, streams: &[(u128, u64)]) -> CommitFlush {
+        let channel = self.view().channel(CHANNEL).unwrap().unwrap();
+        let flushed = |(at, (id, count)): (usize, &(u128, u64))| {
+            let stream = self.view().stream_by_id(StreamId(*id)).unwrap().unwrap();
+            let first = stream.tail.seq_num;
+            let tail = StreamPosition::new(first + count, 1000 + first + count);
+            FlushedStream {
+                stream: stream.id,
+                streamlet: stream.open.expect("an active stream").streamlet,
+                tail,
+                fencing: Fencing::default(),
+                trim: 0,
+                forgotten: 0,
+                run: Some(FlushedRun {
+                    part: 0,
+                    offset: 110 * at as u64,
+                    frames_len: 100,
+                    index_len: 10,
+                    first_seq: first,
+                    first_timestamp: 1000 + first,
+                    metered_bytes: 80,
+                }),
+            }
+        };
+        CommitFlush {
+            channel: CHANNEL,
+            epoch: channel.epoch,
+            flush_seq: FlushSeq(channel.flush_seq.0 + 1),
+            from: channel.checkpoint,
+            through: Slot {
+                epoch: channel.epoch,
+                slot: ChunkSeq(channel.checkpoint.slot.0 + 1),
+            },
+            objects: vec![FlushedObject {
+                part: 0,
+                len: 110 * streams.len() as u64 + 20,
+            }],
+            streams: streams.iter().enumerate().map(flushed).collect(),
+            now_ms: 5000,
+        }
     }
 
     /// A model with one basin, one zone, and one active channel of one node.

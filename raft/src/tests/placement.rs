@@ -32,6 +32,7 @@ fn rest(streamlet: StreamletId, tail: u64) -> DeactivateStream {
         fencing: Fencing::default(),
         trim: 0,
         forgotten: tail,
+        now_ms: 400,
     }
 }
 
@@ -111,6 +112,7 @@ fn a_channel_that_is_not_active_takes_no_stream() {
 fn a_stream_goes_on_where_it_rested() {
     let mut model = with_stream();
     let first = model.ok(activate());
+    model.ok(model.flush_of(&[(1, 10)]));
     let resting = DeactivateStream {
         trim: 3,
         fencing: fencing("x", 4),
@@ -136,12 +138,14 @@ fn a_stream_goes_on_where_it_rested() {
 fn the_token_that_was_set_later_stays() {
     let mut model = with_stream();
     let first = model.ok(activate());
+    model.ok(model.flush_of(&[(1, 10)]));
     model.ok(DeactivateStream {
         fencing: fencing("new", 8),
         trim: 7,
         ..rest(first.streamlet, 10)
     });
     let second = model.ok(activate());
+    model.ok(model.flush_of(&[(1, 2)]));
     model.ok(DeactivateStream {
         fencing: fencing("old", 2),
         trim: 5,
@@ -149,6 +153,7 @@ fn the_token_that_was_set_later_stays() {
     });
     let third = model.ok(activate());
     assert_eq!((third.fencing, third.trim), (fencing("new", 8), 7));
+    model.ok(model.flush_of(&[(1, 2)]));
     model.ok(DeactivateStream {
         fencing: fencing("", 13),
         ..rest(third.streamlet, 14)
@@ -168,6 +173,8 @@ fn rest_is_refused_unless_everything_is_flushed_and_fits() {
     let mut model = with_stream();
     let first = model.ok(activate());
     let good = rest(first.streamlet, 10);
+    assert_eq!(model.refused(good.clone()), Refused::NotFlushed);
+    model.ok(model.flush_of(&[(1, 10)]));
     assert_eq!(
         model.refused(DeactivateStream {
             flushed: 9,
@@ -175,6 +182,7 @@ fn rest_is_refused_unless_everything_is_flushed_and_fits() {
         }),
         Refused::NotFlushed
     );
+    assert_eq!(model.refused(rest(first.streamlet, 11)), Refused::NotFlushed);
     let moved = Refused::EpochMoved {
         channel: CHANNEL,
         epoch: Epoch(1),

@@ -186,6 +186,7 @@ fn placing() -> BoxedStrategy<Command> {
                 fencing: Fencing { token: FencingToken::new("t").unwrap(), seq_num },
                 trim,
                 forgotten: tail,
+                now_ms: tail,
             }.into()
         ),
     ]

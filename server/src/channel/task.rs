@@ -408,7 +408,7 @@ impl ChannelTask {
                 continue;
             };
             self.waiting.parked.insert(stream, Vec::new());
-            let command = deactivation(stream, standing, self.id, self.epoch);
+            let command = deactivation(stream, standing, self.id, self.epoch, self.env.now_ms());
             let meta = self.meta.clone();
             self.waiting.jobs.spawn(async move { rest(&meta, command).await });
         }
@@ -512,7 +512,13 @@ fn streamlet_start(record: &StreamRecord, open: &OpenStreamlet) -> StreamletStar
     }
 }
 
-fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch: Epoch) -> DeactivateStream {
+fn deactivation(
+    stream: StreamId,
+    at: StreamletStart,
+    channel: ChannelId,
+    epoch: Epoch,
+    now_ms: u64,
+) -> DeactivateStream {
     DeactivateStream {
         stream,
         streamlet: at.id,
@@ -523,6 +529,7 @@ fn deactivation(stream: StreamId, at: StreamletStart, channel: ChannelId, epoch:
         fencing: at.fencing,
         trim: at.trim,
         forgotten: at.forgotten,
+        now_ms,
     }
 }
 

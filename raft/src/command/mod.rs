@@ -3,6 +3,8 @@
 //! A command is complete: ids, times and random choices were made by whoever proposes it. Proposing the same
 //! command twice is safe, unless its documentation says otherwise: an unknown outcome is resolved by asking again.
 
+mod segments;
+
 use millrace_api::config::{
     BasinConfig, BasinReconfiguration, Cipher, ResolvedStreamConfig, StorageClass, StreamConfig,
     StreamReconfiguration,
@@ -13,6 +15,7 @@ use millrace_api::id::{
 use millrace_api::name::{BasinName, StreamName};
 use millrace_api::position::{SeqNum, StreamPosition};
 
+pub use self::segments::*;
 use crate::state::record::{BasinRecord, Fencing, StreamRecord};
 
 /// Streams that one [`MarkBasinStreams`] may mark. Zero and larger limits mean this.
@@ -104,6 +107,12 @@ commands! {
     DeactivateStream => (), Response::Done => ();
     CompareState => StateChecksum, Response::StateChecksum(reply) => reply;
     CheckState => (), Response::Done => ();
+    CommitFlush => Flushed, Response::Flushed(reply) => reply;
+    DropSegments => SegmentsDropped, Response::SegmentsDropped(reply) => reply;
+    ExpireSegments => SegmentsDropped, Response::SegmentsDropped(reply) => reply;
+    ForgetObjects => (), Response::Done => ();
+    DeleteEmptyStream => StreamProvisioned, Response::Stream(reply) => *reply;
+    CommitMerge => Merged, Response::Merged(reply) => reply;
 }
 
 /// Gives the cell its identity, once. The same id again is no change; another is refused.
@@ -299,7 +308,7 @@ pub struct CloseStreamlet {
 }
 
 /// Removes a deleting stream and frees its name. Refused until its streamlet was closed, or the channel's epoch at
-/// the time of the mark was sealed. A stream that is gone is no change.
+/// the time of the mark was sealed; and while it has segments. A stream that is gone is no change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeStream {
     pub stream: StreamId,
@@ -313,7 +322,7 @@ pub struct ActivateStream {
 }
 
 /// The owner lets a stream rest. Before it proposes this it has stopped answering for the stream, and goes on only
-/// when it knows that it was refused. Refused unless everything is flushed.
+/// when it knows that it was refused. Refused unless everything is flushed: `tail` is where the last flush ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeactivateStream {
     pub stream: StreamId,
@@ -328,6 +337,8 @@ pub struct DeactivateStream {
     pub trim: SeqNum,
     /// 1 + the highest sequence number of any frame whose writer is no longer remembered.
     pub forgotten: SeqNum,
+    /// 0 in entries that were stored without: since when the stream is empty is then left as it is.
+    pub now_ms: u64,
 }
 
 /// Lets every replica compute the checksum of its state as it is at this entry, and remember it for a while. Changes
@@ -357,6 +368,9 @@ pub enum Response {
     Stream(Box<StreamProvisioned>),
     Activation(Box<Activation>),
     StateChecksum(StateChecksum),
+    Flushed(Flushed),
+    SegmentsDropped(SegmentsDropped),
+    Merged(Merged),
 }
 
 /// The checksum of a state as it was just before the entry at `index`.
@@ -431,7 +445,9 @@ pub struct Activation {
     /// The channel's epoch and owner as of this command.
     pub epoch: Epoch,
     pub owner: Option<(NodeId, Incarnation)>,
+    /// Where the streamlet starts.
     pub start: StreamPosition,
+    /// This and what follows: as of the last flush or rest.
     pub fencing: Fencing,
     pub trim: SeqNum,
     pub forgotten: SeqNum,

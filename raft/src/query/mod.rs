@@ -4,11 +4,15 @@
 //! each call from one moment, and several from the same moment with [`StateReader::at_once`]. What it answers may be
 //! stale; a caller who must not miss a committed change asks [`crate::group::Meta::linearize`] first.
 
+mod segments;
+
 use std::sync::Arc;
 
 use millrace_api::id::{BasinId, ChannelId, NodeId, StreamId, ZoneGen};
 use millrace_api::limits::LIST_PAGE_MAX;
 use millrace_api::name::{BasinName, StreamName};
+use millrace_api::position::SeqNum;
+use millrace_api::segment::SegmentObjectId;
 
 use crate::error::StoreError;
 use crate::state::checksum::checksum;
@@ -17,10 +21,12 @@ use crate::state::record::*;
 use crate::state::table::*;
 use crate::store::state::StateDb;
 
+pub use self::segments::{DeadObjectCursor, DeadObjectRecord};
 pub use crate::state::record::{
     BasinRecord, ChannelRecord, ChannelStreamlet, Deletion, EpochState, Fencing, NodeRecord, OpenStreamlet,
     Owner, Seal, Slot, StreamEntry, StreamRecord, ZoneRecord,
 };
+pub use crate::state::segment::{SegmentObjectRecord, SegmentRecord, SegmentRow};
 
 /// One page of a listing, in byte order of the names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,6 +261,8 @@ impl<'a> View<'a> {
             activated: current.is_some_and(|state| state.activated && state.seal.is_none()),
             sealed_through: row.sealed_through,
             checkpoint: row.checkpoint,
+            flush_seq: row.flush_seq,
+            merge_seq: row.merge_seq,
             gens: current.map(|state| state.gens.clone()).unwrap_or_default(),
             epochs,
         })
@@ -280,10 +288,7 @@ impl<'a> View<'a> {
         limit: usize,
         item: impl Fn(T::Key, T::Row) -> I,
     ) -> Result<Page<I>, StoreError> {
-        let limit = match limit {
-            0 => LIST_PAGE_MAX,
-            limit => limit.min(LIST_PAGE_MAX),
-        };
+        let limit = page_limit(limit);
         let mut rows = self.state.rows::<T>(prefix, after, limit + 1)?;
         let has_more = rows.len() > limit;
         rows.truncate(limit);
@@ -294,11 +299,19 @@ impl<'a> View<'a> {
     }
 }
 
+/// What a caller's limit means.
+fn page_limit(limit: usize) -> usize {
+    match limit {
+        0 => LIST_PAGE_MAX,
+        limit => limit.min(LIST_PAGE_MAX),
+    }
+}
+
 fn channel_streamlet(open: OpenStreamlet, stream: StreamRecord) -> ChannelStreamlet {
     ChannelStreamlet {
         stream: stream.id,
         streamlet: open.streamlet,
-        start: open.start,
+        flushed: stream.tail,
         fencing: stream.fencing,
         trim: stream.trim,
         forgotten: stream.forgotten,
@@ -374,4 +387,11 @@ at_one_moment! {
     deleting_basins() -> Vec<DeletingBasinRecord>;
     deleting_streams(after: Option<DeletingCursor>, limit: usize) -> Vec<DeletingStreamRecord>;
     checksum() -> u32;
+    segments(stream: StreamId, from_seq: SeqNum, limit: usize) -> Vec<SegmentRecord>;
+    segment_object(id: SegmentObjectId) -> Option<SegmentObjectRecord>;
+    segment_objects(channel: Option<ChannelId>, after: Option<SegmentObjectId>, limit: usize)
+        -> Vec<SegmentObjectRecord>;
+    dead_objects(after: Option<DeadObjectCursor>, limit: usize) -> Vec<DeadObjectRecord>;
+    trimmed_streams(after: Option<StreamId>, limit: usize) -> Vec<StreamId>;
+    streams_after(after: Option<StreamId>, limit: usize) -> Vec<StreamRecord>;
 }

@@ -1,0 +1,158 @@
+//! The objects that hold segments: what a command brings, what lets go of them, and when they are dead.
+
+use std::collections::BTreeMap;
+
+use millrace_api::segment::SegmentObjectId;
+
+use super::Outcome;
+use crate::command::{FLUSH_OBJECTS_MAX, FlushedObject, FlushedRun, ForgetObjects, Response};
+use crate::error::StoreError;
+use crate::refused::Refused;
+use crate::state::segment::{Death, SegmentObjectRow, SegmentRow};
+use crate::state::table::{DeadObjects, ReadTable, SegmentObjects};
+use crate::state::txn::Txn;
+
+/// When something happened: by the clock of whoever proposed it, and in the log.
+#[derive(Clone, Copy)]
+pub struct At {
+    pub now_ms: u64,
+    pub index: u64,
+}
+
+/// The objects that a command brings, while its runs are taken.
+pub struct NewObjects {
+    /// The name of part 0.
+    name: SegmentObjectId,
+    parts: BTreeMap<u32, NewObject>,
+}
+
+struct NewObject {
+    len: u64,
+    live_runs: u64,
+    live_bytes: u64,
+}
+
+impl NewObjects {
+    pub fn new(name: SegmentObjectId, objects: &[FlushedObject]) -> Outcome<Self> {
+        if objects.len() > FLUSH_OBJECTS_MAX {
+            return invalid(format!("{} objects; at most {FLUSH_OBJECTS_MAX}", objects.len()));
+        }
+        let mut parts = BTreeMap::new();
+        for object in objects {
+            if object.len == 0 {
+                return invalid(format!("part {} is empty", object.part));
+            }
+            let new = NewObject {
+                len: object.len,
+                live_runs: 0,
+                live_bytes: 0,
+            };
+            if parts.insert(object.part, new).is_some() {
+                return invalid(format!("part {} is named twice", object.part));
+            }
+        }
+        Ok(Self { name, parts })
+    }
+
+    /// Whether this names one of them, or one of their kind that is not there.
+    pub fn would_name(&self, object: &SegmentObjectId) -> bool {
+        SegmentObjectId {
+            part: self.name.part,
+            ..*object
+        } == self.name
+    }
+
+    pub fn must_hold(&self, run: &FlushedRun) -> Outcome<()> {
+        let Some(part) = self.parts.get(&run.part) else {
+            return invalid(format!("a run is in part {}, which is not named", run.part));
+        };
+        let end = run
+            .offset
+            .checked_add(run.frames_len)
+            .and_then(|end| end.checked_add(run.index_len.into()));
+        match run.frames_len > 0 && end.is_some_and(|end| end <= part.len) {
+            true => Ok(()),
+            false => invalid(format!("a run does not fit part {}", run.part)),
+        }
+    }
+
+    /// Counts a run that [`NewObjects::must_hold`] has seen; answers the object that has it.
+    pub fn take(&mut self, part: u32, bytes: u64) -> SegmentObjectId {
+        if let Some(object) = self.parts.get_mut(&part) {
+            object.live_runs += 1;
+            object.live_bytes = object.live_bytes.saturating_add(bytes);
+        }
+        SegmentObjectId { part, ..self.name }
+    }
+
+    /// Writes their rows. One of which nothing was taken is dead from the start.
+    pub fn write(self, txn: &mut Txn<'_>, at: At) {
+        for (part, object) in self.parts {
+            let id = SegmentObjectId { part, ..self.name };
+            let mut row = SegmentObjectRow {
+                len: object.len,
+                live_runs: object.live_runs,
+                live_bytes: object.live_bytes,
+                committed_at_ms: at.now_ms,
+                death: None,
+            };
+            settle(txn, id, &mut row, at);
+        }
+    }
+}
+
+/// A segment is gone from the state: its object counts one less.
+pub fn release(txn: &mut Txn<'_>, segment: &SegmentRow, at: At) -> Result<(), StoreError> {
+    let id = segment.object;
+    let counted = txn.row::<SegmentObjects>(&id)?.and_then(|row| {
+        Some(SegmentObjectRow {
+            live_runs: row.live_runs.checked_sub(1)?,
+            live_bytes: row.live_bytes.checked_sub(segment.bytes())?,
+            ..row
+        })
+    });
+    let mut row = counted.ok_or_else(|| {
+        StoreError::corrupt(
+            "segment_objects",
+            format_args!("{id} does not count a segment that names it"),
+        )
+    })?;
+    settle(txn, id, &mut row, at);
+    Ok(())
+}
+
+/// Writes a row, and queues the object if nothing names it any more.
+fn settle(txn: &mut Txn<'_>, id: SegmentObjectId, row: &mut SegmentObjectRow, at: At) {
+    if row.live_runs == 0 {
+        row.death = Some(Death {
+            at_ms: at.now_ms,
+            log_index: at.index,
+        });
+        txn.write::<DeadObjects>(&(at.index, id), &());
+    }
+    txn.write::<SegmentObjects>(&id, row);
+}
+
+pub fn forget(txn: &mut Txn<'_>, c: &ForgetObjects) -> Outcome<Response> {
+    if c.objects.len() > FLUSH_OBJECTS_MAX {
+        return invalid(format!(
+            "{} objects; at most {FLUSH_OBJECTS_MAX}",
+            c.objects.len()
+        ));
+    }
+    for id in &c.objects {
+        let Some(row) = txn.row::<SegmentObjects>(id)? else {
+            continue;
+        };
+        let Some(death) = row.death else {
+            return Err(Refused::ObjectLive(*id).into());
+        };
+        txn.remove::<SegmentObjects>(id);
+        txn.remove::<DeadObjects>(&(death.log_index, *id));
+    }
+    Ok(Response::Done)
+}
+
+pub fn invalid<T>(why: String) -> Outcome<T> {
+    Err(Refused::Invalid(why).into())
+}

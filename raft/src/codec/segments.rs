@@ -1,0 +1,265 @@
+//! Segments, their objects, and the commands about them.
+
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch, FlushSeq, StreamId, StreamletId};
+use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
+
+use super::common::{fencing, fencing_message, id, id_bytes, position, position_message};
+use super::{DecodeError, required};
+use crate::command::*;
+use crate::pb;
+use crate::state::record::Slot;
+use crate::state::segment::{Death, SegmentObjectRow, SegmentRow};
+
+pub fn slot_message(slot: Slot) -> pb::Slot {
+    pb::Slot {
+        epoch: slot.epoch.0,
+        slot: slot.slot.0,
+    }
+}
+
+pub fn slot(message: pb::Slot) -> Slot {
+    Slot {
+        epoch: Epoch(message.epoch),
+        slot: ChunkSeq(message.slot),
+    }
+}
+
+pub fn object_message(object: &SegmentObjectId) -> pb::SegmentObjectId {
+    let origin = match object.origin {
+        SegmentOrigin::Flush => pb::SegmentOrigin::Flush,
+        SegmentOrigin::Merge => pb::SegmentOrigin::Merge,
+    };
+    pb::SegmentObjectId {
+        channel: object.channel.0,
+        epoch: object.epoch.0,
+        origin: origin.into(),
+        seq: object.seq.0,
+        part: object.part,
+    }
+}
+
+pub fn object(message: pb::SegmentObjectId) -> Result<SegmentObjectId, DecodeError> {
+    let origin = match pb::SegmentOrigin::try_from(message.origin) {
+        Ok(pb::SegmentOrigin::Flush) => SegmentOrigin::Flush,
+        Ok(pb::SegmentOrigin::Merge) => SegmentOrigin::Merge,
+        Ok(pb::SegmentOrigin::Unspecified) | Err(_) => {
+            return Err(DecodeError::unknown("segment origin", message.origin));
+        }
+    };
+    Ok(SegmentObjectId {
+        channel: ChannelId(message.channel),
+        epoch: Epoch(message.epoch),
+        origin,
+        seq: FlushSeq(message.seq),
+        part: message.part,
+    })
+}
+
+fn objects_of(messages: Vec<pb::SegmentObjectId>) -> Result<Vec<SegmentObjectId>, DecodeError> {
+    messages.into_iter().map(object).collect()
+}
+
+pub fn segment_message(row: &SegmentRow) -> pb::Segment {
+    pb::Segment {
+        first_seq: row.first_seq,
+        first_timestamp: row.first_timestamp,
+        last_timestamp: row.last_timestamp,
+        object: Some(object_message(&row.object)),
+        offset: row.offset,
+        frames_len: row.frames_len,
+        index_len: row.index_len,
+        metered_bytes: row.metered_bytes,
+        appended_before_ms: row.appended_before_ms,
+    }
+}
+
+pub fn segment(message: pb::Segment) -> Result<SegmentRow, DecodeError> {
+    Ok(SegmentRow {
+        first_seq: message.first_seq,
+        first_timestamp: message.first_timestamp,
+        last_timestamp: message.last_timestamp,
+        object: object(required(message.object, "segment object")?)?,
+        offset: message.offset,
+        frames_len: message.frames_len,
+        index_len: message.index_len,
+        metered_bytes: message.metered_bytes,
+        appended_before_ms: message.appended_before_ms,
+    })
+}
+
+pub fn object_row_message(row: &SegmentObjectRow) -> pb::SegmentObject {
+    pb::SegmentObject {
+        len: row.len,
+        live_runs: row.live_runs,
+        live_bytes: row.live_bytes,
+        committed_at_ms: row.committed_at_ms,
+        death: row.death.map(|death| pb::segment_object::Death {
+            at_ms: death.at_ms,
+            log_index: death.log_index,
+        }),
+    }
+}
+
+pub fn object_row(message: pb::SegmentObject) -> SegmentObjectRow {
+    SegmentObjectRow {
+        len: message.len,
+        live_runs: message.live_runs,
+        live_bytes: message.live_bytes,
+        committed_at_ms: message.committed_at_ms,
+        death: message.death.map(|death| Death {
+            at_ms: death.at_ms,
+            log_index: death.log_index,
+        }),
+    }
+}
+
+fn written_message(objects: &[FlushedObject]) -> Vec<pb::FlushedObject> {
+    let message = |object: &FlushedObject| pb::FlushedObject {
+        part: object.part,
+        len: object.len,
+    };
+    objects.iter().map(message).collect()
+}
+
+fn written(messages: Vec<pb::FlushedObject>) -> Vec<FlushedObject> {
+    let object = |message: pb::FlushedObject| FlushedObject {
+        part: message.part,
+        len: message.len,
+    };
+    messages.into_iter().map(object).collect()
+}
+
+pub fn flush_message(c: &CommitFlush) -> pb::CommitFlush {
+    pb::CommitFlush {
+        channel: c.channel.0,
+        epoch: c.epoch.0,
+        flush_seq: c.flush_seq.0,
+        from: Some(slot_message(c.from)),
+        through: Some(slot_message(c.through)),
+        objects: written_message(&c.objects),
+        streams: c.streams.iter().map(flushed_stream_message).collect(),
+        now_ms: c.now_ms,
+    }
+}
+
+pub fn flush(m: pb::CommitFlush) -> Result<CommitFlush, DecodeError> {
+    let streams = m.streams.into_iter().map(flushed_stream);
+    Ok(CommitFlush {
+        channel: ChannelId(m.channel),
+        epoch: Epoch(m.epoch),
+        flush_seq: FlushSeq(m.flush_seq),
+        from: slot(required(m.from, "from")?),
+        through: slot(required(m.through, "through")?),
+        objects: written(m.objects),
+        streams: streams.collect::<Result<_, _>>()?,
+        now_ms: m.now_ms,
+    })
+}
+
+fn flushed_stream_message(stream: &FlushedStream) -> pb::commit_flush::Stream {
+    pb::commit_flush::Stream {
+        stream: id_bytes(stream.stream.0),
+        streamlet: stream.streamlet.0,
+        tail: position_message(stream.tail),
+        fencing: fencing_message(&stream.fencing),
+        trim: stream.trim,
+        forgotten: stream.forgotten,
+        run: stream.run.map(|run| pb::commit_flush::Run {
+            part: run.part,
+            offset: run.offset,
+            frames_len: run.frames_len,
+            index_len: run.index_len,
+            first_seq: run.first_seq,
+            first_timestamp: run.first_timestamp,
+            metered_bytes: run.metered_bytes,
+        }),
+    }
+}
+
+fn flushed_stream(m: pb::commit_flush::Stream) -> Result<FlushedStream, DecodeError> {
+    Ok(FlushedStream {
+        stream: StreamId(id(&m.stream, "stream id")?),
+        streamlet: StreamletId(m.streamlet),
+        tail: position(m.tail)?,
+        fencing: fencing(m.fencing)?,
+        trim: m.trim,
+        forgotten: m.forgotten,
+        run: m.run.map(|run| FlushedRun {
+            part: run.part,
+            offset: run.offset,
+            frames_len: run.frames_len,
+            index_len: run.index_len,
+            first_seq: run.first_seq,
+            first_timestamp: run.first_timestamp,
+            metered_bytes: run.metered_bytes,
+        }),
+    })
+}
+
+pub fn merge_message(c: &CommitMerge) -> pb::CommitMerge {
+    pb::CommitMerge {
+        channel: c.channel.0,
+        epoch: c.epoch.0,
+        merge_seq: c.merge_seq.0,
+        objects: written_message(&c.objects),
+        runs: c.runs.iter().map(merged_run_message).collect(),
+        now_ms: c.now_ms,
+    }
+}
+
+pub fn merge(m: pb::CommitMerge) -> Result<CommitMerge, DecodeError> {
+    Ok(CommitMerge {
+        channel: ChannelId(m.channel),
+        epoch: Epoch(m.epoch),
+        merge_seq: FlushSeq(m.merge_seq),
+        objects: written(m.objects),
+        runs: m.runs.into_iter().map(merged_run).collect::<Result<_, _>>()?,
+        now_ms: m.now_ms,
+    })
+}
+
+fn merged_run_message(run: &MergedRun) -> pb::commit_merge::Run {
+    pb::commit_merge::Run {
+        stream: id_bytes(run.stream.0),
+        part: run.part,
+        offset: run.offset,
+        frames_len: run.frames_len,
+        index_len: run.index_len,
+        first_seq: run.first_seq,
+        first_timestamp: run.first_timestamp,
+        end_seq: run.end_seq,
+        last_timestamp: run.last_timestamp,
+        metered_bytes: run.metered_bytes,
+        appended_before_ms: run.appended_before_ms,
+        sources: run.sources.iter().map(object_message).collect(),
+    }
+}
+
+fn merged_run(m: pb::commit_merge::Run) -> Result<MergedRun, DecodeError> {
+    Ok(MergedRun {
+        stream: StreamId(id(&m.stream, "stream id")?),
+        part: m.part,
+        offset: m.offset,
+        frames_len: m.frames_len,
+        index_len: m.index_len,
+        first_seq: m.first_seq,
+        first_timestamp: m.first_timestamp,
+        end_seq: m.end_seq,
+        last_timestamp: m.last_timestamp,
+        metered_bytes: m.metered_bytes,
+        appended_before_ms: m.appended_before_ms,
+        sources: objects_of(m.sources)?,
+    })
+}
+
+pub fn forget_message(c: &ForgetObjects) -> pb::ForgetObjects {
+    pb::ForgetObjects {
+        objects: c.objects.iter().map(object_message).collect(),
+    }
+}
+
+pub fn forget(m: pb::ForgetObjects) -> Result<ForgetObjects, DecodeError> {
+    Ok(ForgetObjects {
+        objects: objects_of(m.objects)?,
+    })
+}
