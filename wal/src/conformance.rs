@@ -19,6 +19,8 @@ pub async fn suite(store: Arc<dyn ZoneStore>) {
     payloads_of_any_shape_read_back(&*store).await;
     lists_are_complete_and_in_order(&*store).await;
     lists_of_siblings_do_not_mix(&*store).await;
+    uploads_may_be_repeated(&*store).await;
+    large_uploads_read_back(&*store).await;
     deletes_are_idempotent(&*store).await;
     odd_keys_work_and_bad_keys_do_not(&*store).await;
     crate::zone::preflight(&*store, 0x5eed)
@@ -204,6 +206,55 @@ async fn lists_of_siblings_do_not_mix(store: &dyn ZoneStore) {
     assert_eq!(list("tree/", Some("tree/a/"), 1).await, ["tree/a/x"]);
 }
 
+async fn uploads_may_be_repeated(store: &dyn ZoneStore) {
+    let body = payload("uploaded");
+    for _ in 0..3 {
+        assert_eq!(store.upload("upload/a", &body).await, Ok(()));
+        assert_eq!(full(store, "upload/a").await.as_deref(), Some(&b"uploaded"[..]));
+    }
+    assert_eq!(
+        store.upload("upload/empty", &Payload::from(Vec::new())).await,
+        Ok(())
+    );
+    assert_eq!(full(store, "upload/empty").await, Some(Bytes::new()));
+    let listed = store.list("upload/", None, 10).await;
+    assert_eq!(listed, Ok(vec!["upload/a".to_owned(), "upload/empty".to_owned()]));
+    assert_eq!(
+        store.create("upload/a", &payload("other")).await,
+        Ok(CreateOutcome::Exists)
+    );
+    assert_eq!(store.delete("upload/a").await, Ok(()));
+    assert_eq!(full(store, "upload/a").await, None);
+    assert_eq!(store.upload("upload/a", &body).await, Ok(()));
+    assert_eq!(full(store, "upload/a").await.as_deref(), Some(&b"uploaded"[..]));
+}
+
+/// Larger than what stores take in one request, in parts that fit no boundary.
+async fn large_uploads_read_back(store: &dyn ZoneStore) {
+    let (len, step) = (20 << 20, 70_001);
+    let bytes: Bytes = (0..len as u32 / 4)
+        .flat_map(u32::to_le_bytes)
+        .collect::<Vec<u8>>()
+        .into();
+    let parts = (0..len).step_by(step).flat_map(|at| {
+        let end = (at + step).min(len);
+        let middle = (at + 100).min(end);
+        [bytes.slice(at..middle), bytes.slice(middle..end)]
+    });
+    let body = Payload::from(parts.collect::<Vec<Bytes>>());
+    for _ in 0..2 {
+        assert_eq!(store.upload("upload/large", &body).await, Ok(()));
+        assert!(
+            full(store, "upload/large").await.as_ref() == Some(&bytes),
+            "it does not read back"
+        );
+    }
+    let range = (16 << 20) - 5..(16 << 20) + 5;
+    let part = store.get("upload/large", ReadRange::Range(range.clone())).await;
+    let range = range.start as usize..range.end as usize;
+    assert_eq!(part, Ok(Some(bytes.slice(range))));
+}
+
 async fn deletes_are_idempotent(store: &dyn ZoneStore) {
     assert_eq!(store.delete("gone/a").await, Ok(()));
     create(store, "gone/a", "x").await;
@@ -244,6 +295,7 @@ async fn odd_keys_work_and_bad_keys_do_not(store: &dyn ZoneStore) {
             invalid(store.create(key, &payload("x")).await.map(drop)),
             "create {key:?}"
         );
+        assert!(invalid(store.upload(key, &payload("x")).await), "upload {key:?}");
         assert!(
             invalid(store.get(key, ReadRange::Full).await.map(drop)),
             "get {key:?}"

@@ -252,6 +252,19 @@ impl<S: ZoneStore + ?Sized> ZoneStore for FaultStore<S> {
         .await
     }
 
+    async fn upload(&self, key: &str, payload: &Payload) -> Result<(), StoreError> {
+        let payload = payload.clone();
+        self.run(Op::Upload, key, |inner, plan, key| async move {
+            plan.before().await?;
+            let mut result = inner.upload(&key, &payload).await;
+            if plan.duplicate {
+                result = inner.upload(&key, &payload).await;
+            }
+            plan.after(result).await
+        })
+        .await
+    }
+
     async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError> {
         self.run(Op::Get, key, |inner, plan, key| async move {
             plan.before().await?;

@@ -7,6 +7,7 @@
 //!   *acknowledgeable* when every slot before it in the epoch is durable too ([`AckPrefix`]).
 //! - [`recovery`]: [`recover`] replays a channel from its checkpoint and ends the epochs before the current one.
 //!   A slot at which `Z - quorum + 1` zones hold a seal can never become durable: that is what ends an epoch.
+//! - [`segment`]: the objects that records move to from chunks, in runs of one stream each.
 //! - [`fault`]: a store that fails on demand.
 //!
 //! Left out: who owns a channel, what frames mean, and when an outcome may be shown. Time is tokio's clock, and
@@ -19,6 +20,7 @@ pub mod format;
 pub mod marker;
 pub mod quorum;
 pub mod recovery;
+pub mod segment;
 pub mod zone;
 
 pub use format::{
@@ -32,6 +34,10 @@ pub use quorum::{
 };
 pub use recovery::{
     ChannelHistory, Judge, JudgeError, Recovered, RecoveryError, SealedEpoch, UnsealedEpoch, recover,
+};
+pub use segment::{
+    Run, RunIndex, RunIndexEntry, SegmentFooter, SegmentObject, SegmentObjectBuilder, SegmentSuffix,
+    verify_object,
 };
 pub use zone::{
     Blocking, CreateOutcome, LocalStore, MemoryStore, ObjectStoreZone, Payload, ReadRange, StoreEnvOptions,

@@ -13,6 +13,7 @@ use super::Gate;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     Create,
+    Upload,
     Get,
     List,
     Delete,
@@ -33,7 +34,7 @@ pub enum Fault {
     FailAfter,
     /// A wait before the call, drawn evenly from `least` to `most`, both inclusive.
     Delay { least: Duration, most: Duration },
-    /// A create is made twice, and the second answer is given. Nothing for other operations.
+    /// A create or upload is made twice, and the second answer is given. Nothing for other operations.
     Duplicate,
     /// One bit of what is read is flipped. Nothing for other operations.
     Damage,

@@ -53,6 +53,20 @@ async fn a_duplicated_create_turns_success_into_exists() {
 }
 
 #[tokio::test]
+async fn an_upload_fails_before_or_after_its_effect_and_may_be_repeated() {
+    let (inner, store, faults) = store();
+    faults.add(Rule::new(Fault::FailBefore).op(Op::Upload).times(1));
+    assert!(store.upload("a", &body()).await.is_err());
+    assert_eq!(inner.object_count(), 0);
+    faults.add(Rule::new(Fault::FailAfter).op(Op::Upload).times(1));
+    assert!(store.upload("a", &body()).await.is_err());
+    assert_eq!(inner.object_count(), 1);
+    faults.add(Rule::new(Fault::Duplicate).op(Op::Upload));
+    assert_eq!(store.upload("a", &body()).await, Ok(()));
+    assert_eq!(inner.object_count(), 1);
+}
+
+#[tokio::test]
 async fn a_stalled_create_lands_although_its_caller_is_gone() {
     let (inner, store, faults) = store();
     let gate = faults.stall(Rule::default().op(Op::Create), false);

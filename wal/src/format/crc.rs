@@ -26,9 +26,13 @@ const BYTES: [u32; usize::BITS as usize] = {
 /// Continues `crc` over a frame as stored. `header.body_crc` must be the CRC of the body that `bytes` holds.
 pub(super) fn append_frame(crc: u32, header: &FrameHeader, bytes: &[u8]) -> u32 {
     let (head, body) = bytes.split_at(FRAME_HEADER_LEN);
-    let crc = crc32c::crc32c_append(crc, head);
+    append_body(crc32c::crc32c_append(crc, head), header.body_crc, body)
+}
+
+/// Continues `crc` over a body, whose own CRC is `body_crc`.
+pub(crate) fn append_body(crc: u32, body_crc: u32, body: &[u8]) -> u32 {
     if body.len() > COMBINE_ABOVE {
-        combine(crc, header.body_crc, body.len())
+        combine(crc, body_crc, body.len())
     } else {
         crc32c::crc32c_append(crc, body)
     }

@@ -15,9 +15,9 @@
 
 mod build;
 mod chunk;
-mod crc;
+pub(crate) mod crc;
 mod error;
-mod field;
+pub(crate) mod field;
 mod footer;
 mod frame;
 mod header;

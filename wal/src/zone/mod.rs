@@ -8,6 +8,7 @@ mod object;
 mod open;
 mod payload;
 mod preflight;
+mod upload;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -102,6 +103,21 @@ pub trait ZoneStore: Debug + Send + Sync + 'static {
     /// Creates an object of the payload's bytes. An `Err` that [may have happened](StoreError::may_have_happened)
     /// says nothing: try the same key and bytes again.
     async fn create(&self, key: &str, payload: &Payload) -> Result<CreateOutcome, StoreError>;
+
+    /// Puts an object under a key that one writer alone ever uses, always with the same bytes: then it needs no
+    /// condition, may be repeated after any error, and may repeat by itself. `Ok` means that the object stands there
+    /// whole and durable, whoever's attempt put it there. A call that failed or was dropped may still take effect
+    /// later, even behind a delete.
+    async fn upload(&self, key: &str, payload: &Payload) -> Result<(), StoreError> {
+        match self.create(key, payload).await? {
+            CreateOutcome::Created => Ok(()),
+            // A conflict with a create that came to nothing leaves nothing behind.
+            CreateOutcome::Exists => match self.get(key, ReadRange::Suffix(0)).await? {
+                Some(_) => Ok(()),
+                None => Err(StoreError::Retry("conflict with another upload".into())),
+            },
+        }
+    }
 
     /// Reads an object or a part of it; `None` if there is none under the key.
     async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError>;

@@ -14,6 +14,7 @@ use object_store::{
 };
 use tokio::time::timeout;
 
+use super::upload::upload;
 use super::{CreateOutcome, Payload, ReadRange, StoreError, ZoneStore, check_key, check_prefix};
 
 /// How a store is used.
@@ -38,11 +39,12 @@ impl Default for ObjectStoreOptions {
 /// Objects under a prefix of a bucket.
 ///
 /// Creates need a handle that never retries by itself: a retry that follows a lost answer would turn its own success
-/// into `Exists`. Everything else may retry.
+/// into `Exists`. Everything else may retry; uploads take longer than other requests and may have a handle of their own.
 pub struct ObjectStoreZone {
     name: String,
     creates: Arc<dyn ObjectStore>,
     others: Arc<dyn ObjectStore>,
+    uploads: Arc<dyn ObjectStore>,
     /// Empty, or with a closing slash.
     prefix: String,
     options: ObjectStoreOptions,
@@ -61,10 +63,16 @@ impl ObjectStoreZone {
         Ok(Self {
             name: name.into(),
             creates,
+            uploads: Arc::clone(&others),
             others,
             prefix: prefix.to_owned(),
             options,
         })
+    }
+
+    /// Sends uploads through `uploads`, which may retry, rather than as all else.
+    pub fn with_uploads(self, uploads: Arc<dyn ObjectStore>) -> Self {
+        Self { uploads, ..self }
     }
 
     fn path(&self, key: &str) -> Result<Path, StoreError> {
@@ -125,6 +133,12 @@ impl ZoneStore for ObjectStoreZone {
             Ok(Err(error)) => Err(explain(error)),
             Err(_) => Err(StoreError::Retry(format!("no answer within {limit:?}"))),
         }
+    }
+
+    /// Above 16 MiB in parts, which are aborted when it fails.
+    async fn upload(&self, key: &str, payload: &Payload) -> Result<(), StoreError> {
+        check_key(key)?;
+        upload(&*self.uploads, &self.path(key)?, payload).await
     }
 
     async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError> {
@@ -196,7 +210,7 @@ impl ZoneStore for ObjectStoreZone {
     }
 }
 
-fn explain(error: Error) -> StoreError {
+pub(super) fn explain(error: Error) -> StoreError {
     let message = error.to_string();
     match error {
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StoreError::Denied(message),

@@ -121,40 +121,43 @@ fn open_object(url: &Url, options: &StoreEnvOptions) -> Result<Arc<dyn ZoneStore
         .iter()
         .chain(&settings.env)
         .any(|(name, _)| name.contains("endpoint") || name.contains("s3_express"));
-    let open = |retries| match url.scheme() {
-        "s3" => s3(bucket, &settings, retries),
-        "gs" => gcs(bucket, &settings, retries),
-        _ => azure(bucket, &settings, retries),
+    let open = |purpose| match url.scheme() {
+        "s3" => s3(bucket, &settings, purpose),
+        "gs" => gcs(bucket, &settings, purpose),
+        _ => azure(bucket, &settings, purpose),
     };
     let zone_options = ObjectStoreOptions {
         create_timeout: options.create_timeout,
         list_ordered: list_ordered.unwrap_or(!custom),
     };
     let name = format!("{}://{bucket}/{prefix}", url.scheme());
-    Ok(Arc::new(ObjectStoreZone::new(
+    let zone = ObjectStoreZone::new(
         name,
-        open(Retries::None)?,
-        open(Retries::Some)?,
+        open(Purpose::Create)?,
+        open(Purpose::Other)?,
         &prefix,
         zone_options,
-    )?))
+    )?;
+    Ok(Arc::new(zone.with_uploads(open(Purpose::Upload)?)))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Retries {
-    /// For creates.
-    None,
-    Some,
+enum Purpose {
+    /// Never retries.
+    Create,
+    /// Takes as long as megabytes take on a slow line.
+    Upload,
+    Other,
 }
 
-impl Retries {
+impl Purpose {
     fn config(self) -> RetryConfig {
         let backoff = BackoffConfig {
             init_backoff: Duration::from_millis(50),
             max_backoff: Duration::from_secs(1),
             base: 2.0,
         };
-        let max_retries = if self == Self::None { 0 } else { 3 };
+        let max_retries = if self == Self::Create { 0 } else { 3 };
         RetryConfig {
             backoff,
             max_retries,
@@ -168,10 +171,14 @@ impl Retries {
             .with_connect_timeout(Duration::from_secs(2))
             .with_pool_idle_timeout(Duration::from_secs(30));
         match self {
-            Self::None => client
+            Self::Create => client
                 .with_timeout_disabled()
                 .with_read_timeout(Duration::from_secs(30)),
-            Self::Some => client
+            // The client counts the time for sending a body as time without an answer.
+            Self::Upload => client
+                .with_timeout(Duration::from_secs(60))
+                .with_read_timeout(Duration::from_secs(60)),
+            Self::Other => client
                 .with_timeout(Duration::from_secs(60))
                 .with_read_timeout(Duration::from_secs(5)),
         }
@@ -200,32 +207,32 @@ macro_rules! configured {
     }};
 }
 
-fn s3(bucket: &str, settings: &Settings, retries: Retries) -> Result<Arc<dyn ObjectStore>, StoreError> {
+fn s3(bucket: &str, settings: &Settings, purpose: Purpose) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let builder = AmazonS3Builder::new()
-        .with_client_options(retries.client())
+        .with_client_options(purpose.client())
         // Chunks carry CRCs of their own; hashing them once more for the signature costs more than all else.
         .with_unsigned_payload(true)
         .with_disable_bulk_delete(true);
     let builder = configured!(builder, settings, ["aws_"])
         .with_bucket_name(bucket)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_retry(retries.config());
+        .with_retry(purpose.config());
     Ok(Arc::new(builder.build().map_err(refused)?))
 }
 
-fn gcs(bucket: &str, settings: &Settings, retries: Retries) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    let builder = GoogleCloudStorageBuilder::new().with_client_options(retries.client());
+fn gcs(bucket: &str, settings: &Settings, purpose: Purpose) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let builder = GoogleCloudStorageBuilder::new().with_client_options(purpose.client());
     let builder = configured!(builder, settings, ["google_"])
         .with_bucket_name(bucket)
-        .with_retry(retries.config());
+        .with_retry(purpose.config());
     Ok(Arc::new(builder.build().map_err(refused)?))
 }
 
-fn azure(container: &str, settings: &Settings, retries: Retries) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    let builder = MicrosoftAzureBuilder::new().with_client_options(retries.client());
+fn azure(container: &str, settings: &Settings, purpose: Purpose) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let builder = MicrosoftAzureBuilder::new().with_client_options(purpose.client());
     let builder = configured!(builder, settings, ["azure_"])
         .with_container_name(container)
-        .with_retry(retries.config());
+        .with_retry(purpose.config());
     Ok(Arc::new(builder.build().map_err(refused)?))
 }
 

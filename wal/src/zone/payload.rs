@@ -28,6 +28,32 @@ impl Payload {
         self.len
     }
 
+    /// Cuts the payload into pieces of `piece_len` bytes, the last one of what remains. They share its memory.
+    ///
+    /// # Panics
+    /// If `piece_len` is 0.
+    pub fn pieces(&self, piece_len: u64) -> impl Iterator<Item = Self> + Send + '_ {
+        assert!(piece_len > 0, "a piece has a length");
+        let mut parts = self.parts.iter().cloned();
+        let mut rest = Bytes::new();
+        std::iter::from_fn(move || {
+            let (mut piece, mut room) = (Vec::new(), piece_len);
+            while room > 0 {
+                if rest.is_empty() {
+                    match parts.next() {
+                        Some(part) => rest = part,
+                        None => break,
+                    }
+                }
+                let taken = usize::try_from(room).unwrap_or(usize::MAX).min(rest.len());
+                let part = rest.split_to(taken);
+                room -= taken as u64;
+                piece.extend((taken > 0).then_some(part));
+            }
+            (!piece.is_empty()).then(|| Self::new(piece))
+        })
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -63,5 +89,30 @@ impl From<Vec<Bytes>> for Payload {
 impl std::fmt::Debug for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Payload({} bytes in {} parts)", self.len, self.parts.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_the_payload_in_order_and_share_its_memory() {
+        let parts: Vec<Bytes> = [3, 0, 10, 1, 1, 0, 7, 0]
+            .map(|len: usize| Bytes::from((0..len as u8).collect::<Vec<u8>>()))
+            .into();
+        let payload = Payload::from(parts);
+        let whole = payload.to_bytes();
+        for piece_len in 1..30 {
+            let pieces: Vec<Payload> = payload.pieces(piece_len).collect();
+            let (last, full) = pieces.split_last().expect("at least one piece");
+            assert!(full.iter().all(|piece| piece.len() == piece_len), "{piece_len}");
+            assert!((1..=piece_len).contains(&last.len()), "{piece_len}");
+            let joined: Vec<Bytes> = pieces.iter().map(Payload::to_bytes).collect();
+            assert_eq!(joined.concat(), whole, "{piece_len}");
+        }
+        let first = payload.pieces(2).next().expect("a piece");
+        assert_eq!(first.parts()[0].as_ptr(), payload.parts()[0].as_ptr());
+        assert_eq!(Payload::from(vec![Bytes::new()]).pieces(5).count(), 0);
     }
 }
