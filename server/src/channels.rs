@@ -68,6 +68,15 @@ impl Channels {
         self.shared.peers.get().is_some()
     }
 
+    /// The channels that this node serves, and in which epochs.
+    pub fn owned_epochs(&self) -> Vec<(ChannelId, Epoch)> {
+        let owned = self.shared.owned.load();
+        owned
+            .iter()
+            .map(|(channel, owned)| (*channel, owned.epoch))
+            .collect()
+    }
+
     /// This node serves the channel from now on.
     pub fn insert(&self, channel: Owned) {
         self.shared.owned.rcu(|owned| {

@@ -442,9 +442,7 @@ impl NodeConfig {
             flush_interval: settings.flush_interval.unwrap_or(Duration::from_secs(20)),
             cache_bytes: bytes("cache-bytes", settings.cache_bytes, 256 * MIB, 0)?,
             reader_grace: settings.reader_grace.unwrap_or(Duration::from_secs(60)),
-            housekeeping_interval: settings
-                .housekeeping_interval
-                .unwrap_or(Duration::from_secs(60)),
+            housekeeping_interval: settings.housekeeping_interval.unwrap_or(Duration::from_secs(60)),
             idle_timeout: settings.idle_timeout.unwrap_or(Duration::from_secs(60)),
             deletion_grace: settings.deletion_grace.unwrap_or(Duration::from_secs(10)),
             stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(10)),

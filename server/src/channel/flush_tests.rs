@@ -33,7 +33,12 @@ impl Channel {
 
     /// Where a read from this record on is sent; the segments' end, if it is there.
     fn segments_end(&mut self, seek: Seek) -> Option<u64> {
-        match self.read(seek, false).try_recv().expect("answered").expect("not refused") {
+        match self
+            .read(seek, false)
+            .try_recv()
+            .expect("answered")
+            .expect("not refused")
+        {
             ReadReply::Segments { end, known_at, .. } => {
                 assert_eq!(known_at, 77, "the reader waits for the flush");
                 Some(end)
@@ -54,7 +59,9 @@ fn a_flush_takes_what_is_durable_and_nothing_that_is_on_its_way() {
 
     let plan = channel.state.begin_flush();
     assert_eq!((plan.from, plan.through), (at(0), at(2)));
-    let [cut] = &plan.streams[..] else { panic!("one stream") };
+    let [cut] = &plan.streams[..] else {
+        panic!("one stream")
+    };
     assert_eq!((cut.first_seq, cut.tail.seq_num), (0, 4));
     assert_eq!(cut.fencing.token, FencingToken::new("first").unwrap());
     assert_eq!(cut.fencing.seq_num, Some(1));
@@ -67,7 +74,9 @@ fn a_flush_takes_what_is_durable_and_nothing_that_is_on_its_way() {
     assert_eq!(channel.state.flushed(FlushSeq(1), 77).len(), 2);
     let plan = channel.state.begin_flush();
     assert_eq!((plan.seq, plan.from, plan.through), (FlushSeq(2), at(2), at(3)));
-    let [cut] = &plan.streams[..] else { panic!("one stream") };
+    let [cut] = &plan.streams[..] else {
+        panic!("one stream")
+    };
     assert_eq!((cut.first_seq, cut.tail.seq_num, cut.trim), (4, 6, 3));
     assert_eq!(cut.fencing.token, FencingToken::new("second").unwrap());
 }
@@ -79,7 +88,11 @@ fn readers_are_sent_to_segments_for_what_is_flushed_and_to_chunks_for_the_rest()
         channel.acknowledged(one(body));
     }
     let first = channel.state.begin_flush();
-    assert_eq!(channel.segments_end(Seek::SeqNum(0)), None, "not before the commit");
+    assert_eq!(
+        channel.segments_end(Seek::SeqNum(0)),
+        None,
+        "not before the commit"
+    );
     for body in ["d", "e"] {
         channel.acknowledged(one(body));
     }
@@ -99,7 +112,10 @@ fn readers_are_sent_to_segments_for_what_is_flushed_and_to_chunks_for_the_rest()
     assert_eq!(channel.segments_end(Seek::Timestamp(0)), Some(5));
     assert_eq!(channel.segments_end(Seek::SeqNum(5)), None, "the tail");
     let now = channel.now;
-    assert!(channel.state.rest(STREAM, now).is_some(), "nothing of it is in the WAL only");
+    assert!(
+        channel.state.rest(STREAM, now).is_some(),
+        "nothing of it is in the WAL only"
+    );
 }
 
 #[test]
@@ -148,10 +164,18 @@ fn a_channel_that_cannot_flush_takes_nothing_new_and_still_answers_what_it_took(
     assert_eq!(refusal(channel.append(one("a"))), Refusal::Full);
     assert_eq!(refusal(channel.append_in(one("b"), writer(2))), Refusal::Full);
     let again = channel.append_in(one(&"x".repeat(1500)), writer(1));
-    assert_eq!(ack(again).start.seq_num, 0, "it was applied: no refusal may say otherwise");
+    assert_eq!(
+        ack(again).start.seq_num,
+        0,
+        "it was applied: no refusal may say otherwise"
+    );
 
     let plan = channel.state.begin_flush();
-    assert_eq!(refusal(channel.append(one("a"))), Refusal::Full, "until the commit");
+    assert_eq!(
+        refusal(channel.append(one("a"))),
+        Refusal::Full,
+        "until the commit"
+    );
     channel.state.flushed(plan.seq, 1);
     channel.acknowledged(one("a"));
 }

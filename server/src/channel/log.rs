@@ -60,7 +60,10 @@ impl ChunkLog {
 
     /// Behind the last chunk.
     pub fn end(&self) -> LogPosition {
-        let current = self.extents.last().expect("the current epoch's extent is always there");
+        let current = self
+            .extents
+            .last()
+            .expect("the current epoch's extent is always there");
         LogPosition {
             epoch: current.epoch,
             slot: current.end,

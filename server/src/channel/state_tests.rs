@@ -30,7 +30,7 @@ impl Channel {
             chunk_bytes: 1 << 20,
             linger: Duration::from_millis(5),
             recent_bytes: 1 << 20,
-        flush: FlushLimits::default(),
+            flush: FlushLimits::default(),
         })
     }
 

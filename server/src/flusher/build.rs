@@ -30,7 +30,9 @@ pub fn objects(share: Vec<StreamRecords>, id: impl Fn(u32) -> SegmentObjectId) -
         open: None,
         closed: Vec::new(),
     };
-    let (large, small): (Vec<_>, Vec<_>) = share.iter().partition(|records| records.bytes() >= OWN_OBJECT_BYTES);
+    let (large, small): (Vec<_>, Vec<_>) = share
+        .iter()
+        .partition(|records| records.bytes() >= OWN_OBJECT_BYTES);
     for records in small {
         objects.push(records);
     }
@@ -44,7 +46,9 @@ pub fn objects(share: Vec<StreamRecords>, id: impl Fn(u32) -> SegmentObjectId) -
         .closed
         .iter()
         .flat_map(|object| object.runs.iter().map(|run| (object.id.part, run)));
-    let streams = runs.map(|(part, run)| flushed(cuts[&run.stream], part, run)).collect();
+    let streams = runs
+        .map(|(part, run)| flushed(cuts[&run.stream], part, run))
+        .collect();
     Built {
         objects: objects.closed,
         streams,
@@ -83,7 +87,11 @@ fn flushed(cut: &StreamCut, part: u32, run: &Run) -> FlushedStream {
         stream: cut.stream,
         streamlet: cut.streamlet,
         tail: StreamPosition::new(run.end_seq, run.last_timestamp),
-        fencing: if last { cut.fencing.clone() } else { Fencing::default() },
+        fencing: if last {
+            cut.fencing.clone()
+        } else {
+            Fencing::default()
+        },
         trim: if last { cut.trim } else { 0 },
         forgotten: cut.forgotten.min(run.end_seq),
         run: Some(FlushedRun {

@@ -68,7 +68,9 @@ pub async fn records(wal: &Wal, channel: ChannelId, plan: &mut FlushPlan) -> Rec
         take(&mut by_stream, frame);
     }
     for StreamRecords { cut, frames } in by_stream.values() {
-        let end = frames.last().map_or(cut.first_seq, |frame| frame.header.end_seq());
+        let end = frames
+            .last()
+            .map_or(cut.first_seq, |frame| frame.header.end_seq());
         assert_eq!(
             end, cut.tail.seq_num,
             "channel {channel}: the chunks of a flush hold every record of stream {} that is durable",
@@ -84,7 +86,9 @@ fn take(by_stream: &mut HashMap<StreamId, StreamRecords>, frame: Frame) {
     let Some(StreamRecords { cut, frames }) = by_stream.get_mut(&header.stream) else {
         return;
     };
-    let next = frames.last().map_or(cut.first_seq, |frame| frame.header.end_seq());
+    let next = frames
+        .last()
+        .map_or(cut.first_seq, |frame| frame.header.end_seq());
     if header.kind == FrameKind::Records && header.streamlet == cut.streamlet && header.first_seq >= next {
         frames.push(frame);
     }
@@ -94,8 +98,12 @@ async fn frames_of(wal: &Wal, chunk: ChunkId) -> Vec<Frame> {
     loop {
         match wal.chunk(chunk).await {
             Ok(Some(decoded)) => return decoded.frames,
-            Ok(None) => tracing::error!(chunk = %chunk.key(), "a chunk is missing that was acknowledged; it cannot be flushed"),
-            Err(error) => tracing::warn!(chunk = %chunk.key(), %error, "a chunk cannot be read to flush it; it is tried again"),
+            Ok(None) => {
+                tracing::error!(chunk = %chunk.key(), "a chunk is missing that was acknowledged; it cannot be flushed")
+            }
+            Err(error) => {
+                tracing::warn!(chunk = %chunk.key(), %error, "a chunk cannot be read to flush it; it is tried again")
+            }
         }
         tokio::time::sleep(READ_PAUSE).await;
     }

@@ -14,10 +14,12 @@ use crate::chunk_reader::ChunkReader;
 use crate::config::NodeConfig;
 use crate::env::Env;
 use crate::flusher::Flusher;
+use crate::merger::Merger;
 use crate::reaper::{Reaper, Reaping};
 use crate::segment_reader::SegmentReader;
 use crate::tasks::deletion::Deletion;
 use crate::tasks::housekeeping::Housekeeping;
+use crate::tasks::merge::Merges;
 use crate::tasks::objects::DeadObjects;
 
 pub struct Storage {
@@ -27,7 +29,7 @@ pub struct Storage {
     pub reaper: Reaper,
     pub chunks: Arc<ChunkReader>,
     pub segments: Arc<SegmentReader>,
-    pub cache: Arc<PageCache>,
+    cache: Arc<PageCache>,
     store: Arc<dyn ZoneStore>,
     reaping: Reaping,
 }
@@ -60,6 +62,7 @@ impl Storage {
             flusher,
             reaper,
             cache,
+
             store,
             reaping,
         })
@@ -78,14 +81,14 @@ impl Storage {
         let deletion = Deletion {
             env: env.clone(),
             meta: meta.clone(),
-            channels,
+            channels: channels.clone(),
             grace: config.deletion_grace,
         };
         let dead_objects = DeadObjects {
             node,
             env: env.clone(),
             meta: meta.clone(),
-            store: self.store,
+            store: self.store.clone(),
             grace: config.reader_grace,
         };
         let housekeeping = Housekeeping {
@@ -94,6 +97,13 @@ impl Storage {
             meta: meta.clone(),
             interval: config.housekeeping_interval,
         };
+        let merger = Merger {
+            env: env.clone(),
+            meta: meta.clone(),
+            store: self.store.clone(),
+            cache: self.cache,
+        };
+        tasks.spawn(Merges::new(channels.clone(), merger).run(stop.clone()));
         tasks.spawn(self.reaping.run(stop.clone()));
         tasks.spawn(deletion.run(stop.clone()));
         tasks.spawn(dead_objects.run(stop.clone()));

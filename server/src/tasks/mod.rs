@@ -3,6 +3,7 @@
 
 pub mod deletion;
 pub mod housekeeping;
+pub mod merge;
 pub mod objects;
 mod share;
 

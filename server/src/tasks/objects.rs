@@ -57,11 +57,12 @@ impl DeadObjects {
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.cursor);
             let now_ms = self.env.now_ms();
-            let due = page
-                .iter()
-                .filter(|dead| dead.dead_at_ms.saturating_add(grace_ms) <= now_ms)
-                .map(|dead| dead.object)
-                .filter(|object| share.has_object(*object));
+            let mut due = Vec::new();
+            for dead in page {
+                if dead.dead_at_ms.saturating_add(grace_ms) <= now_ms && share.has_object(dead.object) {
+                    due.push(dead.object);
+                }
+            }
             let deleted: Vec<_> = stream::iter(due)
                 .map(|object| self.delete(object))
                 .buffer_unordered(DELETES)

@@ -52,7 +52,12 @@ mod tests {
             let shares: Vec<_> = (0..of).map(|index| Share { index, of }).collect();
             let edges = shares.iter().flat_map(|share| {
                 let (first, end) = share.streams();
-                [first.0, first.0 + 1, first.0.wrapping_sub(1), end.map_or(u128::MAX, |end| end.0)]
+                [
+                    first.0,
+                    first.0 + 1,
+                    first.0.wrapping_sub(1),
+                    end.map_or(u128::MAX, |end| end.0),
+                ]
             });
             for stream in edges.chain([0, u128::MAX]) {
                 let holders = shares.iter().filter(|share| share.has_stream(StreamId(stream)));

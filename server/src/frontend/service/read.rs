@@ -13,7 +13,7 @@ use millrace_api::limits::{
     BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, HEARTBEAT_MAX, HEARTBEAT_MIN, UNARY_WAIT_MAX,
 };
 use millrace_api::name::{BasinName, StreamName};
-use millrace_api::position::{SeqNum, StreamPosition};
+use millrace_api::position::StreamPosition;
 use millrace_api::read::{ReadRequest, ReadStart};
 use millrace_wal::Frame;
 use tokio::time::Instant;
@@ -361,10 +361,7 @@ impl ReadSession {
         let search = self.search.get_or_insert_with(|| Search::new(OWNER_TIMEOUT));
         search.again(&self.frontend, refused).await?;
         let (basin, stream) = &self.names;
-        let found = self
-            .frontend
-            .resolve_settled(basin, stream, Intent::Read)
-            .await;
+        let found = self.frontend.resolve_settled(basin, stream, Intent::Read).await;
         match found {
             Ok(resolved) if resolved.stream == self.resolved.stream => self.resolved = resolved,
             Ok(_) => return Err(refusal_error(Refusal::NotFound)),

@@ -82,7 +82,6 @@ impl Frontend {
 }
 
 /// Segments that metadata name.
-#[derive(Debug)]
 struct Segments {
     meta: Meta,
     known_at: u64,

@@ -1,0 +1,111 @@
+//! Which objects of a channel are worth another.
+
+use millrace_api::segment::SegmentObjectId;
+use millrace_raft::query::SegmentObjectRecord;
+
+/// Objects with more live bytes are left as they are: to put them together would save little.
+const SMALL_BYTES: u64 = 8 << 20;
+/// Small objects of about one size are merged when there are so many of them,
+const MERGED_MIN: usize = 8;
+/// and so many at a time,
+const MERGED_MAX: usize = 16;
+/// of at most so many live bytes, which a merge holds in memory.
+const MERGED_BYTES_MAX: u64 = 64 << 20;
+/// An object is rewritten when less than this part of it is alive.
+const LIVE_PART_MIN: u64 = 4;
+/// Not worth rewriting: there is little to win.
+const REWRITTEN_BYTES_MIN: u64 = 1 << 20;
+
+/// The objects to put together next, oldest first; `None` if none are worth it. Objects of one channel, in the order
+/// of their names.
+pub fn objects(all: &[SegmentObjectRecord]) -> Option<Vec<SegmentObjectId>> {
+    let alive: Vec<_> = all.iter().filter(|object| object.dead_at_ms.is_none()).collect();
+    let mostly_dead = alive.iter().filter(|object| {
+        object.len >= REWRITTEN_BYTES_MIN && object.live_bytes.saturating_mul(LIVE_PART_MIN) < object.len
+    });
+    let rewritten = within_bounds(mostly_dead.copied());
+    if !rewritten.is_empty() {
+        return Some(rewritten);
+    }
+    // Objects of about one size, so that a record is copied only a few times however long the channel lives.
+    let class = |object: &SegmentObjectRecord| object.live_bytes.max(1).ilog2() / 3;
+    let small: Vec<_> = alive
+        .iter()
+        .filter(|object| object.live_bytes < SMALL_BYTES)
+        .collect();
+    let mut classes: Vec<u32> = small.iter().map(|object| class(object)).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    classes.into_iter().find_map(|wanted| {
+        let mut alike: Vec<_> = small.iter().filter(|object| class(object) == wanted).collect();
+        alike.sort_by_key(|object| (object.committed_at_ms, object.object));
+        let chosen = within_bounds(alike.into_iter().map(|object| **object));
+        (chosen.len() >= MERGED_MIN).then_some(chosen)
+    })
+}
+
+fn within_bounds<'a>(objects: impl Iterator<Item = &'a SegmentObjectRecord>) -> Vec<SegmentObjectId> {
+    let mut bytes = 0;
+    let fitting = objects.take(MERGED_MAX).take_while(|object| {
+        bytes += object.live_bytes;
+        bytes <= MERGED_BYTES_MAX
+    });
+    fitting.map(|object| object.object).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_api::id::{ChannelId, Epoch, FlushSeq};
+    use millrace_api::segment::SegmentOrigin;
+
+    use super::*;
+
+    fn object(seq: u64, len: u64, live_bytes: u64) -> SegmentObjectRecord {
+        SegmentObjectRecord {
+            object: SegmentObjectId {
+                channel: ChannelId(1),
+                epoch: Epoch(1),
+                origin: SegmentOrigin::Flush,
+                seq: FlushSeq(seq),
+                part: 0,
+            },
+            len,
+            live_runs: 1,
+            live_bytes,
+            committed_at_ms: seq,
+            dead_at_ms: None,
+        }
+    }
+
+    fn chosen(all: &[SegmentObjectRecord]) -> Vec<u64> {
+        let chosen = objects(all).unwrap_or_default();
+        chosen.into_iter().map(|object| object.seq.0).collect()
+    }
+
+    #[test]
+    fn small_objects_of_one_size_are_merged_oldest_first() {
+        let mut all: Vec<_> = (1..8).map(|seq| object(seq, 1000, 900)).collect();
+        assert_eq!(chosen(&all), [] as [u64; 0], "too few");
+        all.push(object(8, 3 << 20, 3 << 20));
+        assert_eq!(chosen(&all), [] as [u64; 0], "of another size");
+        all.push(object(9, 1000, 950));
+        assert_eq!(chosen(&all), [1, 2, 3, 4, 5, 6, 7, 9]);
+        all[2].dead_at_ms = Some(1);
+        assert_eq!(chosen(&all), [] as [u64; 0], "a dead one does not count");
+    }
+
+    #[test]
+    fn what_is_merged_at_a_time_is_bounded() {
+        let all: Vec<_> = (0..100).map(|seq| object(seq, 7 << 20, 7 << 20)).collect();
+        assert_eq!(chosen(&all), (0..9).collect::<Vec<_>>());
+        let all: Vec<_> = (0..100).map(|seq| object(seq, 100, 100)).collect();
+        assert_eq!(chosen(&all).len(), MERGED_MAX);
+    }
+
+    #[test]
+    fn a_mostly_dead_object_is_rewritten_and_a_large_one_is_left_alone() {
+        let all = [object(1, 60 << 20, 50 << 20), object(2, 60 << 20, 10 << 20)];
+        assert_eq!(chosen(&all), [2]);
+        assert_eq!(chosen(&all[..1]), [] as [u64; 0]);
+    }
+}
