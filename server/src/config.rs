@@ -202,7 +202,7 @@ pub struct Settings {
     #[serde(default, with = "humantime_serde::option")]
     pub reader_grace: Option<Duration>,
 
-    /// How often retention and delete-on-empty are looked after, stream by stream [default: 60s]
+    /// How often retention, delete-on-empty and segments that are worth merging are looked for [default: 60s]
     #[arg(long, value_name = "DURATION", env = "MILLRACE_HOUSEKEEPING_INTERVAL", value_parser = humantime::parse_duration)]
     #[serde(default, with = "humantime_serde::option")]
     pub housekeeping_interval: Option<Duration>,

@@ -103,7 +103,7 @@ impl Storage {
             store: self.store.clone(),
             cache: self.cache,
         };
-        tasks.spawn(Merges::new(channels.clone(), merger).run(stop.clone()));
+        tasks.spawn(Merges::new(channels.clone(), merger, config.housekeeping_interval).run(stop.clone()));
         tasks.spawn(self.reaping.run(stop.clone()));
         tasks.spawn(deletion.run(stop.clone()));
         tasks.spawn(dead_objects.run(stop.clone()));

@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use crate::channels::Channels;
 use crate::merger::{MergeError, Merger, choose};
 
-const INTERVAL: Duration = Duration::from_secs(10);
 /// Objects looked at in one step.
 const PAGE: usize = 1000;
 
@@ -20,16 +19,19 @@ const PAGE: usize = 1000;
 pub struct Merges {
     channels: Channels,
     merger: Merger,
+    /// Between looks at all channels.
+    interval: Duration,
     /// The last number under which each channel's merges were begun, and how often: no name of an attempt that came
     /// to nothing is used again.
     begun: HashMap<(ChannelId, Epoch), (FlushSeq, u32)>,
 }
 
 impl Merges {
-    pub fn new(channels: Channels, merger: Merger) -> Self {
+    pub fn new(channels: Channels, merger: Merger, interval: Duration) -> Self {
         Self {
             channels,
             merger,
+            interval,
             begun: HashMap::new(),
         }
     }
@@ -37,7 +39,7 @@ impl Merges {
     /// Runs until cancelled; a failed round is logged and the next one tries again.
     pub async fn run(mut self, stop: CancellationToken) {
         while stop
-            .run_until_cancelled(tokio::time::sleep(INTERVAL))
+            .run_until_cancelled(tokio::time::sleep(self.interval))
             .await
             .is_some()
         {

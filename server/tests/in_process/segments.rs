@@ -11,7 +11,7 @@ use millrace_api::proto;
 use millrace_api::read::{ReadLimits, ReadRequest, ReadStart};
 use millrace_server::config::Settings;
 use millrace_server::error::ServiceError;
-use millrace_server::frontend::service::types::{CreateStream, ListRequest};
+use millrace_server::frontend::service::types::{CreateStream, ListRequest, ReadEvent};
 use prost::Message;
 use tokio::time::{Instant, sleep};
 
@@ -287,5 +287,82 @@ async fn an_empty_stream_is_deleted_when_it_is_configured_to_be() {
     })
     .await;
     assert_eq!(tail(&node, &full).await, 1);
+    node.stop().await;
+}
+
+/// What a session from the start delivers up to the tail, a little at a time.
+async fn read_slowly(node: &Running, name: &StreamName) -> Vec<u64> {
+    let end = tail(node, name).await;
+    let mut session = node.session(name, None).await.expect("a session");
+    let mut seen = Vec::new();
+    while (seen.len() as u64) < end {
+        match session.next().await.expect("it follows").expect("records") {
+            ReadEvent::Batch(batch) => {
+                for part in batch.parts {
+                    let decoded = proto::ReadBatch::decode(part).expect("records as stored");
+                    for record in decoded.records {
+                        let said = String::from_utf8(record.body[..8].to_vec()).unwrap();
+                        assert_eq!(said, format!("{:08}", record.seq_num));
+                        seen.push(record.seq_num);
+                    }
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+            ReadEvent::Heartbeat { .. } | ReadEvent::KeepAlive => {}
+        }
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_sees_every_record_once_while_segments_are_merged_and_deleted() {
+    const RECORDS: u64 = 600;
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<_> = (0..2).map(stream).collect();
+    let node = Running::start(dir.path(), |settings| {
+        hasty(settings);
+        settings.flush_interval = Some(Duration::from_millis(20));
+        // Whoever comes late has to find the records anew.
+        settings.reader_grace = Some(Duration::ZERO);
+    })
+    .await;
+    for name in &names {
+        node.create(name).await.unwrap();
+    }
+    let write = async {
+        for number in 0..RECORDS {
+            let body = format!("{number:08}").repeat(40);
+            for name in &names {
+                let ack = node.append(name, &[body.as_bytes()]).await.expect("an ack");
+                assert_eq!(ack.start.seq_num, number);
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let read = async {
+        loop {
+            for name in &names {
+                let seen = read_slowly(&node, name).await;
+                assert!(seen.iter().copied().eq(0..seen.len() as u64), "{seen:?}");
+                if seen.len() as u64 == RECORDS {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::join!(write, read);
+    settled(dir.path()).await;
+    let merged = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with('m'))
+    };
+    eventually("few objects are left", async || {
+        let left = files(dir.path(), "segments");
+        left.iter().any(merged) && left.len() < 30
+    })
+    .await;
+    for name in &names {
+        assert_eq!(read_slowly(&node, name).await.len() as u64, RECORDS);
+    }
     node.stop().await;
 }
