@@ -8,7 +8,7 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, FuturesOrdered, Peekable, StreamExt, TryStreamExt};
 use millrace_api::id::{StreamId, StreamletId};
 use millrace_api::position::SeqNum;
-use millrace_wal::{ChunkId, Footer, FooterEntry, Frame, FrameHeader, Wal};
+use millrace_wal::{ChunkId, Footer, FooterEntry, Frame, FrameHeader, FrameKind, Wal};
 use moka::future::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -277,7 +277,7 @@ fn plan(chunk: ChunkId, footer: &Arc<Footer>, range: &ChunkRange) -> Vec<Piece> 
 }
 
 fn is_of(header: &FrameHeader, (stream, streamlet): (StreamId, StreamletId)) -> bool {
-    header.stream == stream && header.streamlet == streamlet
+    header.kind == FrameKind::Records && header.stream == stream && header.streamlet == streamlet
 }
 
 #[cfg(test)]

@@ -24,6 +24,10 @@ fn at(slot: u64) -> LogPosition {
 }
 
 impl Channel {
+    fn begin_flush(&mut self) -> FlushPlan {
+        self.state.begin_flush(self.now)
+    }
+
     fn acknowledged(&mut self, input: proto::AppendInput) -> AppendAck {
         let answer = self.append(input);
         let slot = self.write();
@@ -57,7 +61,7 @@ fn a_flush_takes_what_is_durable_and_nothing_that_is_on_its_way() {
     let _trim = channel.append(input(vec![command("trim", &3u64.to_be_bytes())]));
     let on_its_way = channel.write();
 
-    let plan = channel.state.begin_flush();
+    let plan = channel.begin_flush();
     assert_eq!((plan.from, plan.through), (at(0), at(2)));
     let [cut] = &plan.streams[..] else {
         panic!("one stream")
@@ -72,7 +76,7 @@ fn a_flush_takes_what_is_durable_and_nothing_that_is_on_its_way() {
     assert_eq!(channel.state.flush_deadline(channel.now), None, "one at a time");
     channel.durable(on_its_way);
     assert_eq!(channel.state.flushed(FlushSeq(1), 77).len(), 2);
-    let plan = channel.state.begin_flush();
+    let plan = channel.begin_flush();
     assert_eq!((plan.seq, plan.from, plan.through), (FlushSeq(2), at(2), at(3)));
     let [cut] = &plan.streams[..] else {
         panic!("one stream")
@@ -87,7 +91,7 @@ fn readers_are_sent_to_segments_for_what_is_flushed_and_to_chunks_for_the_rest()
     for body in ["a", "b", "c"] {
         channel.acknowledged(one(body));
     }
-    let first = channel.state.begin_flush();
+    let first = channel.begin_flush();
     assert_eq!(
         channel.segments_end(Seek::SeqNum(0)),
         None,
@@ -106,7 +110,7 @@ fn readers_are_sent_to_segments_for_what_is_flushed_and_to_chunks_for_the_rest()
     assert_eq!(channel.sent_to(Seek::SeqNum(3)), (3, 5));
     assert_eq!(channel.sent_to(Seek::SeqNum(4)), (4, 5));
 
-    let second = channel.state.begin_flush();
+    let second = channel.begin_flush();
     channel.state.flushed(second.seq, 77);
     assert_eq!(channel.segments_end(Seek::SeqNum(4)), Some(5));
     assert_eq!(channel.segments_end(Seek::Timestamp(0)), Some(5));
@@ -132,13 +136,13 @@ fn a_flush_is_due_by_bytes_or_by_time() {
 #[test]
 fn frames_that_nobody_has_flushed_for_long_are_left_to_be_read_back() {
     let mut channel = forgetful(u64::MAX);
-    let first = channel.state.begin_flush();
+    let first = channel.begin_flush();
     for _ in 0..3 {
         channel.acknowledged(one(&"x".repeat(1000)));
     }
     channel.acknowledged(one("last"));
     channel.state.flushed(first.seq, 0);
-    let plan = channel.state.begin_flush();
+    let plan = channel.begin_flush();
     assert_eq!((plan.from, plan.through), (at(0), at(4)));
     assert!(plan.buffered_from > at(0), "memory is bounded");
     let first = plan.frames.first().map(|frame| frame.header.first_seq);
@@ -170,7 +174,7 @@ fn a_channel_that_cannot_flush_takes_nothing_new_and_still_answers_what_it_took(
         "it was applied: no refusal may say otherwise"
     );
 
-    let plan = channel.state.begin_flush();
+    let plan = channel.begin_flush();
     assert_eq!(
         refusal(channel.append(one("a"))),
         Refusal::Full,

@@ -43,7 +43,7 @@ impl ChannelTask {
         if self.state.flush_deadline(now).is_none_or(|due| due > now) {
             return;
         }
-        let plan = self.state.begin_flush();
+        let plan = self.state.begin_flush(now);
         let (flusher, channel, epoch) = (self.flushing.flusher.clone(), self.id, self.epoch);
         self.flushing
             .under_way

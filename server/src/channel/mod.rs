@@ -17,4 +17,5 @@ pub mod state;
 pub mod stats;
 pub mod streamlet;
 pub mod task;
+pub mod writer_table;
 pub mod writers;

@@ -102,6 +102,17 @@ impl Pipeline {
         self.open.builder.push(note.frame.clone());
         self.open.notes.push(note);
         self.open.held.push(held);
+        self.close_if_full(chunk_bytes);
+    }
+
+    /// Adds a frame to the open chunk that nobody waits for.
+    pub fn push_alone(&mut self, frame: Frame, chunk_bytes: usize, now: Instant) {
+        self.open.opened_at.get_or_insert(now);
+        self.open.builder.push(frame);
+        self.close_if_full(chunk_bytes);
+    }
+
+    fn close_if_full(&mut self, chunk_bytes: usize) {
         if self.open.builder.encoded_len() >= chunk_bytes as u64 {
             self.closed.push_back(std::mem::take(&mut self.open));
         }
@@ -170,7 +181,7 @@ impl Pipeline {
 
     /// Whether every chunk is acknowledged and nothing waits to be written.
     pub fn is_settled(&self) -> bool {
-        self.in_flight.is_empty() && self.closed.is_empty() && self.open.notes.is_empty()
+        self.in_flight.is_empty() && self.closed.is_empty() && self.open.builder.is_empty()
     }
 
     pub fn in_flight_chunks(&self) -> usize {

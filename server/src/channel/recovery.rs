@@ -1,6 +1,6 @@
 //! Taking over a channel: a new epoch, the end of the earlier ones, and the state that their chunks add up to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use millrace_raft::group::Meta;
 use millrace_raft::query::{ChannelRecord, ChannelStreamlet, Fencing, Slot};
 use millrace_raft::refused::Refused;
 use millrace_wal::{
-    ChannelHistory, ChunkBuilder, ChunkId, EpochWriter, FencedBy, Footer, FooterEntry, Judge, JudgeError,
-    SealedEpoch, UnsealedEpoch, Wal, WriteEvent,
+    ChannelHistory, ChunkBuilder, ChunkId, EpochWriter, FencedBy, Footer, FooterEntry, Frame, FrameKind,
+    Judge, JudgeError, SealedEpoch, UnsealedEpoch, Wal, WriteEvent,
 };
 use prost::Message;
 use tokio::sync::mpsc;
@@ -30,6 +30,7 @@ use super::index::SlotIndex;
 use super::log::{ChunkLog, Extent, LogPosition};
 use super::state::{ChannelLimits, ChannelState};
 use super::streamlet::{Streamlet, StreamletStart};
+use super::writer_table::WriterTable;
 use super::writers::{Sequenced, Writers};
 use crate::env::Env;
 
@@ -165,6 +166,8 @@ async fn replay(
     }
     let commands = std::mem::take(&mut fold.commands);
     fold.apply_commands(read_commands(wal, commands).await?);
+    let tables = fold.writer_tables();
+    fold.apply_tables(read_tables(wal, tables).await?);
     Ok((fold, recovered.next_slot))
 }
 
@@ -299,8 +302,10 @@ impl Judge for MetaJudge {
     }
 }
 
-/// A frame with commands: where it is, and the stream whose state it changes.
+/// A frame with commands: its chunk, and which entry of the footer it is.
 type CommandFrame = (ChunkId, Arc<Footer>, usize);
+/// A frame that tells a stream's writers, likewise.
+type TableFrame = CommandFrame;
 
 /// The state of every open streamlet, as chunks are folded into it in order.
 struct Fold {
@@ -316,6 +321,9 @@ struct Folded {
     start: StreamletStart,
     index: SlotIndex,
     writers: Writers,
+    /// The last frame that tells the writers; what follows it is in `since`.
+    table: Option<TableFrame>,
+    since: Vec<(WriterId, u64, Sequenced)>,
     deleting: bool,
 }
 
@@ -337,6 +345,8 @@ impl Fold {
                     writers: Writers::new(open.forgotten),
                     start,
                     index: SlotIndex::default(),
+                    table: None,
+                    since: Vec::new(),
                     deleting: open.deleting,
                 },
             )
@@ -374,6 +384,11 @@ impl Fold {
             return Ok(());
         }
         let tail = folded.start.tail;
+        if header.kind == FrameKind::Open {
+            folded.table = Some((chunk, footer.clone(), index));
+            folded.since.clear();
+            return Ok(());
+        }
         let start = StreamPosition::new(header.first_seq, header.first_timestamp);
         let end = StreamPosition::new(header.end_seq(), header.last_timestamp);
         let done = Sequenced {
@@ -381,10 +396,10 @@ impl Fold {
             end,
             slot: None,
         };
-        if header.writer != WriterId(0) {
-            folded
-                .writers
-                .recovered(header.writer, header.number, done, self.now);
+        match header.writer {
+            WriterId(0) => {}
+            writer if folded.table.is_some() => folded.since.push((writer, header.number, done)),
+            writer => folded.writers.recovered(writer, header.number, done, self.now),
         }
         // In segments already: it tells only what its writer has sent.
         if end.seq_num <= folded.start.flushed.seq_num {
@@ -433,6 +448,26 @@ impl Fold {
         }
     }
 
+    /// Where the last table of each stream's writers is.
+    fn writer_tables(&self) -> Vec<TableFrame> {
+        let tables = self.streams.values().filter_map(|folded| folded.table.clone());
+        tables.collect()
+    }
+
+    /// A table tells everything of the writers up to where it stands.
+    fn apply_tables(&mut self, tables: Vec<(StreamId, WriterTable)>) {
+        let now = self.now;
+        for (stream, table) in tables {
+            let Some(folded) = self.streams.get_mut(&stream) else {
+                continue;
+            };
+            folded.writers = Writers::of_table(&table, now);
+            for (writer, number, done) in std::mem::take(&mut folded.since) {
+                folded.writers.recovered(writer, number, done, now);
+            }
+        }
+    }
+
     /// Streamlets to serve, and those of streams that are being deleted.
     fn finish(self) -> (HashMap<StreamId, Streamlet>, Vec<(StreamId, StreamletId)>) {
         let now = self.now;
@@ -452,20 +487,59 @@ impl Fold {
     }
 }
 
+/// Reads the given tables. Those of one chunk stand close together: one read fetches them.
+async fn read_tables(
+    wal: &Wal,
+    frames: Vec<TableFrame>,
+) -> Result<Vec<(StreamId, WriterTable)>, RecoveryError> {
+    let mut by_chunk: BTreeMap<ChunkId, (Arc<Footer>, BTreeSet<usize>)> = BTreeMap::new();
+    for (chunk, footer, index) in frames {
+        let (_, indexes) = by_chunk.entry(chunk).or_insert((footer, BTreeSet::new()));
+        indexes.insert(index);
+    }
+    let reads = by_chunk.into_iter().map(|(chunk, (footer, indexes))| async move {
+        let (Some(first), Some(last)) = (indexes.first(), indexes.last()) else {
+            return Ok(Vec::new());
+        };
+        let frames = read_frames(wal, chunk, &footer.entries[*first..=*last]).await?;
+        let wanted = frames.into_iter().enumerate();
+        let wanted = wanted.filter(|(at, _)| indexes.contains(&(first + at)));
+        wanted
+            .map(|(_, frame)| {
+                let stream = frame.header.stream;
+                let table =
+                    WriterTable::parse(frame.body()).map_err(|error| RecoveryError::Inconsistent {
+                        stream,
+                        what: format!("in chunk {}: {error}", chunk.key()),
+                    })?;
+                Ok((stream, table))
+            })
+            .collect::<Result<Vec<_>, RecoveryError>>()
+    });
+    stream::iter(reads).buffered(COMMAND_READS).try_concat().await
+}
+
+/// As in the rest of a recovery, a store that does not answer is waited for.
+async fn read_frames(
+    wal: &Wal,
+    chunk: ChunkId,
+    entries: &[FooterEntry],
+) -> Result<Vec<Frame>, millrace_wal::ReadError> {
+    loop {
+        match wal.frames(chunk, entries).await {
+            Err(error) if error.retryable() => tokio::time::sleep(READ_PAUSE).await,
+            done => return done,
+        }
+    }
+}
+
 /// Reads the commands of the given frames, in their order.
 async fn read_commands(
     wal: &Wal,
     frames: Vec<CommandFrame>,
 ) -> Result<Vec<(StreamId, SeqNum, Command)>, RecoveryError> {
     let reads = frames.into_iter().map(|(chunk, footer, index)| async move {
-        let entry = &footer.entries[index..=index];
-        let frames = loop {
-            match wal.frames(chunk, entry).await {
-                // As in the rest of a recovery: a store that does not answer is waited for.
-                Err(error) if error.retryable() => tokio::time::sleep(READ_PAUSE).await,
-                done => break done?,
-            }
-        };
+        let frames = read_frames(wal, chunk, &footer.entries[index..=index]).await?;
         let mut commands = Vec::new();
         for frame in frames {
             let stream = frame.header.stream;

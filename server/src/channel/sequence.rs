@@ -5,8 +5,10 @@ use millrace_api::batch::AppendBatch;
 use millrace_api::id::{StreamId, WriterId};
 use millrace_api::position::Timestamp;
 use millrace_wal::{Frame, FrameFlags, FrameHeader, FrameKind, FrameWriter};
+use prost::Message;
 
 use super::streamlet::Streamlet;
+use super::writer_table::WriterTable;
 use super::writers::WriterInput;
 
 /// What a new buffer for frames holds at least, so that small frames share one. A reader that holds on to one frame
@@ -57,6 +59,28 @@ impl FrameBuffer {
             last_timestamp,
             writer: writer.map_or(WriterId(0), |input| input.writer),
             number: writer.map_or(0, |input| input.number),
+            body_len: 0,
+            body_crc: 0,
+        })
+    }
+
+    /// A frame without records that tells the streamlet's writers as they are at its assigned position.
+    pub fn encode_writers(&mut self, stream: StreamId, streamlet: &Streamlet, table: &WriterTable) -> Frame {
+        let mut out = FrameWriter::begin(&mut self.0, table.encoded_len());
+        table.encode(out.body()).expect("the buffer grows");
+        let at = streamlet.assigned();
+        out.finish(FrameHeader {
+            kind: FrameKind::Open,
+            flags: FrameFlags::NONE,
+            stream,
+            streamlet: streamlet.id,
+            first_seq: at.seq_num,
+            record_count: 0,
+            metered_bytes: 0,
+            first_timestamp: at.timestamp,
+            last_timestamp: at.timestamp,
+            writer: WriterId(0),
+            number: 0,
             body_len: 0,
             body_crc: 0,
         })

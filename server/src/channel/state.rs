@@ -44,6 +44,10 @@ pub enum Effect {
     },
 }
 
+/// What one flush writes of writers. Sessions whose writers find no room, and whose owner crashes before the next
+/// flush, may have to tell their clients that they do not know.
+const WRITER_TABLES_BYTES_MAX: usize = 16 << 20;
+
 /// Bounds of a channel.
 #[derive(Debug, Clone)]
 pub struct ChannelLimits {
@@ -408,13 +412,23 @@ impl ChannelState {
     }
 
     /// Begins a flush of everything durable. Only when none is under way.
-    pub fn begin_flush(&mut self) -> FlushPlan {
+    ///
+    /// A replay from behind it meets none of the inputs that it takes: what is known of their writers is written anew.
+    pub fn begin_flush(&mut self, now: Instant) -> FlushPlan {
         let mut cuts = Vec::new();
+        let mut room = WRITER_TABLES_BYTES_MAX;
         for stream in self.unflushed.take_streams() {
             // What is being deleted is not worth a segment.
-            if let Some(streamlet) = self.streams.get_mut(&stream).filter(|it| !it.closing) {
-                cuts.push(streamlet.cut(stream));
-            }
+            let Some(streamlet) = self.streams.get_mut(&stream).filter(|it| !it.closing) else {
+                continue;
+            };
+            cuts.push(streamlet.cut(stream));
+            let Some(table) = streamlet.writers.table().filter(|_| room > 0) else {
+                continue;
+            };
+            let frame = self.buffer.encode_writers(stream, streamlet, &table);
+            room = room.saturating_sub(frame.bytes.len());
+            self.pipeline.push_alone(frame, self.limits.chunk_bytes, now);
         }
         self.unflushed.begin(&self.log, cuts)
     }

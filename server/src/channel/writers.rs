@@ -13,6 +13,7 @@ use millrace_api::position::{SeqNum, StreamPosition};
 use tokio::time::Instant;
 
 use super::message::Refusal;
+use super::writer_table::{KnownWriter, WriterTable};
 
 /// Inputs of one writer that may wait for their acknowledgement; so many acks are remembered.
 pub const SESSION_WINDOW: u32 = 1024;
@@ -72,6 +73,37 @@ impl Writers {
 
     pub fn forgotten(&self) -> SeqNum {
         self.forgotten
+    }
+
+    /// Everything that is known, or `None` if that is no writer.
+    pub fn table(&self) -> Option<WriterTable> {
+        let mut writers: Vec<_> = self
+            .known
+            .iter()
+            .map(|(id, writer)| KnownWriter::new(*id, writer.last, writer.end, writer.acks.iter()))
+            .collect();
+        writers.sort_unstable_by_key(|writer| writer.writer());
+        (!writers.is_empty()).then_some(WriterTable {
+            forgotten: self.forgotten,
+            writers,
+        })
+    }
+
+    /// What a table says, as an owner that recovers knows it.
+    pub fn of_table(table: &WriterTable, now: Instant) -> Self {
+        let mut writers = Self::new(table.forgotten);
+        for known in &table.writers {
+            let acks: VecDeque<_> = known.acks().collect();
+            writers.acks += acks.len();
+            let writer = Writer {
+                last: known.last,
+                acks,
+                used_at: now,
+                end: known.end,
+            };
+            writers.known.insert(known.writer(), writer);
+        }
+        writers
     }
 
     /// Behind the last record of any writer, known or forgotten.
@@ -214,6 +246,8 @@ fn gap(number: u64, next: u64) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
 
     const W: WriterId = WriterId(7);
@@ -243,6 +277,25 @@ mod tests {
             writers.sequenced(W, number, done(number), now);
         }
         writers
+    }
+
+    #[tokio::test]
+    async fn a_table_tells_everything() {
+        let now = Instant::now();
+        let mut writers = Writers::new(3);
+        for number in 1..=5 {
+            writers.sequenced(W, number, done(number), now);
+        }
+        writers.sequenced(WriterId(9), 1, done(1), now);
+        let table = WriterTable::parse(writers.table().unwrap().encode_to_vec().into()).unwrap();
+        let mut read = Writers::of_table(&table, now);
+        assert_eq!((read.forgotten(), read.acks), (3, 6));
+        for number in 1..=5 {
+            assert_eq!(read.judge(&input(number, 0), now), Ok(Some(done(number))));
+        }
+        assert_eq!(read.judge(&input(6, 0), now), Ok(None), "it goes on");
+        assert!(Writers::new(7).table().is_none());
+        assert!(WriterTable::parse(bytes::Bytes::from_static(&[0xff; 3])).is_err());
     }
 
     #[tokio::test]

@@ -192,6 +192,10 @@ impl Place {
             http_addr: Some(([127, 0, 0, 1], 0).into()),
             channels: Some(2),
             deletion_grace: Some(Duration::from_millis(10)),
+            // Whatever happens here happens around flushes too.
+            flush_interval: Some(Duration::from_millis(150)),
+            reader_grace: Some(Duration::from_millis(300)),
+            housekeeping_interval: Some(Duration::from_millis(500)),
             ..Settings::default()
         };
         let config = NodeConfig::resolve(settings).expect("a valid configuration");
