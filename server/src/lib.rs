@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod bench;
+pub mod cache;
 pub mod channel;
 pub mod channels;
 pub mod chunk_reader;
@@ -21,6 +22,7 @@ mod lease;
 pub mod node;
 mod ownership;
 mod peer;
+pub mod segment_reader;
 pub mod store;
 mod tasks;
 pub mod telemetry;
