@@ -139,7 +139,7 @@ impl Flusher {
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(PAUSE_MAX);
         }
-        self.cache.insert_fresh(object.id, &object.payload);
+        self.cache.insert_fresh(object.id, &object.payload).await;
     }
 
     async fn propose(&self, command: CommitFlush) -> Result<u64, FlushError> {

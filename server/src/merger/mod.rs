@@ -74,7 +74,7 @@ impl Merger {
         for object in &built {
             let key = object.id.to_string();
             self.store.upload(&key, &object.payload).await?;
-            self.cache.insert_fresh(object.id, &object.payload);
+            self.cache.insert_fresh(object.id, &object.payload).await;
         }
         let written = built.iter().map(|object| FlushedObject {
             part: object.id.part,

@@ -8,7 +8,7 @@ use millrace_wal::{Wal, WalError, WalOptions, Zone, ZoneStore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::PageCache;
+use crate::cache::{PageCache, PageCacheOptions};
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
 use crate::config::NodeConfig;
@@ -44,7 +44,13 @@ impl Storage {
             ..WalOptions::default()
         };
         let wal = Wal::new(vec![zone], 1, options)?;
-        let cache = Arc::new(PageCache::new(store.clone(), config.cache_bytes as u64));
+        let cache = {
+            let options = PageCacheOptions {
+                capacity_bytes: config.cache_bytes as u64,
+                ..PageCacheOptions::default()
+            };
+            PageCache::new(store.clone(), &options)
+        };
         let flusher = Flusher::new(
             env.clone(),
             meta.clone(),

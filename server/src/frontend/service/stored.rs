@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::TryFutureExt;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use millrace_api::id::StreamId;
 use millrace_api::position::SeqNum;
+use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
 use millrace_raft::query::SegmentRecord;
 use millrace_wal::Frame;
@@ -15,7 +17,7 @@ use tokio::time::timeout;
 use super::Frontend;
 use crate::channel::message::Seek;
 use crate::chunk_reader::{self, ChunkRange};
-use crate::segment_reader::{self, SegmentRange, SegmentRef, SegmentSource, SourceError};
+use crate::segment_reader::{self, SegmentRange, SegmentRef, SegmentSource};
 
 /// How long this node's state may take to hear of a flush that a channel's owner knows of.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +52,8 @@ impl Frontend {
         }
     }
 
-    /// What is below `end` and at or above `floor`, in the segments that metadata name at the log index `known_at`.
+    /// What is left below `end` and at or above `floor`, in the segments that metadata name at the log index
+    /// `known_at` or later.
     pub(super) fn in_segments(
         &self,
         stream: StreamId,
@@ -59,33 +62,52 @@ impl Frontend {
         end: SeqNum,
         known_at: u64,
     ) -> Stored {
-        let source = Arc::new(Segments {
-            meta: self.meta.clone(),
-            known_at,
-        });
-        let range = SegmentRange {
-            stream,
-            seek,
-            floor,
-            end,
-            source,
+        let (meta, reader) = (self.meta.clone(), self.segments.clone());
+        let frames = async move {
+            let kept_from = kept_from(&meta, stream, known_at).await?;
+            let range = SegmentRange {
+                stream,
+                seek,
+                floor: floor.max(kept_from),
+                end,
+                source: Arc::new(Segments(meta)),
+            };
+            Ok(reader.frames(range).map_err(Unread::from))
         };
-        let frames = self.segments.clone().frames(range).map_err(|error| match error {
-            segment_reader::ReadError::Gone(_) => Unread::Moved,
-            error => Unread::Failed(error.to_string()),
-        });
         Stored {
-            frames: frames.boxed(),
+            frames: frames.try_flatten_stream().boxed(),
             end,
         }
     }
 }
 
-/// Segments that metadata name.
-struct Segments {
-    meta: Meta,
-    known_at: u64,
+impl From<segment_reader::ReadError> for Unread {
+    fn from(error: segment_reader::ReadError) -> Self {
+        use segment_reader::ReadError::{Gone, Missing};
+        match error {
+            Gone(_) | Missing(_) => Self::Moved,
+            error => Self::Failed(error.to_string()),
+        }
+    }
 }
+
+/// The first record that neither a trim nor its age has let go, as metadata say at `known_at` or later. Its owner may
+/// not know how old its records are.
+async fn kept_from(meta: &Meta, stream: StreamId, known_at: u64) -> Result<SeqNum, Unread> {
+    let failed = |error: &dyn std::fmt::Display| Unread::Failed(error.to_string());
+    match timeout(CATCH_UP_TIMEOUT, meta.wait_applied(known_at)).await {
+        Ok(applied) => applied.map_err(|error| failed(&error))?,
+        Err(_) => return Err(failed(&"this node's metadata are too far behind")),
+    }
+    let record = meta
+        .state()
+        .stream_by_id(stream)
+        .map_err(|error| failed(&error))?;
+    record.map(|record| record.trim).ok_or(Unread::Moved)
+}
+
+/// Segments that metadata name.
+struct Segments(Meta);
 
 #[async_trait]
 impl SegmentSource for Segments {
@@ -94,14 +116,8 @@ impl SegmentSource for Segments {
         stream: StreamId,
         from_seq: SeqNum,
         limit: usize,
-    ) -> Result<Vec<SegmentRef>, SourceError> {
-        let failed = |error: &dyn std::fmt::Display| SourceError(error.to_string());
-        match timeout(CATCH_UP_TIMEOUT, self.meta.wait_applied(self.known_at)).await {
-            Ok(applied) => applied.map_err(|error| failed(&error))?,
-            Err(_) => return Err(failed(&"this node's metadata are too far behind")),
-        }
-        let segments = self.meta.state().segments(stream, from_seq, limit);
-        let segments = segments.map_err(|error| failed(&error))?;
+    ) -> Result<Vec<SegmentRef>, MetaError> {
+        let segments = self.0.state().segments(stream, from_seq, limit)?;
         Ok(segments.into_iter().map(segment_ref).collect())
     }
 }
