@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod control;
 mod data_dir;
+mod deadline;
 pub mod env;
 pub mod error;
 pub mod frontend;

@@ -23,6 +23,7 @@ use crate::channel::recovery::{self, Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
 use crate::channel::task::{ChannelTask, Ended, Waiting};
 use crate::channels::{Channels, Owned};
+use crate::deadline::sleep_until;
 use crate::env::Env;
 use crate::lease::Lease;
 
@@ -274,13 +275,6 @@ fn released(channel: ChannelId, epoch: Epoch, sealed_end: Option<ChunkSeq>) -> R
         channel,
         epoch,
         sealed_end,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

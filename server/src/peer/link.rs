@@ -23,6 +23,7 @@ use super::pb::peer_client::PeerClient;
 use super::pb::{self, link_reply::Reply, link_request};
 use crate::channel::handle::ReadBounds;
 use crate::channel::message::{Append, Read, ReadReply, Refusal, Request};
+use crate::deadline::sleep_until;
 use crate::frontend::service::types::AppendAck;
 
 /// Requests on their way and not answered, beyond which more are refused.
@@ -141,13 +142,6 @@ async fn connected(
         }
     }
     pending.broken();
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The stream has ended.
