@@ -206,9 +206,11 @@ impl Ownership {
     /// Gives back what the group says is this life's and nobody serves or wants here: an assignment may be decided after
     /// whoever asked for it was told to stop.
     async fn release_strays(&self, wanted: &BTreeSet<ChannelId>) {
-        let channels = match self.parts.meta.state().channels() {
-            Ok(channels) if self.has_others() => channels,
-            _ => return,
+        if !self.has_others() {
+            return;
+        }
+        let Ok(channels) = self.parts.meta.state().channels() else {
+            return;
         };
         let own = |record: &ChannelRecord| {
             let owner = record.owner.map(|owner| (owner.node, owner.incarnation));
