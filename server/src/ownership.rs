@@ -334,3 +334,7 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
         Ended::Stuck => Gone::Stuck(epoch),
     }
 }
+
+#[cfg(test)]
+#[path = "ownership_tests.rs"]
+mod tests;

@@ -128,7 +128,7 @@ async fn connected(
             },
             Ok(()) = channels.changed() => due = Some(Instant::now() + LAST_ANSWERS),
             () = sleep_until(due) => {
-                let left = pending.abandon(dialer);
+                let left = pending.abandon(|channel| dialer.may_own(channel));
                 due = left.then(|| Instant::now() + LAST_ANSWERS);
             }
             more = outgoing.recv() => match more {
@@ -266,13 +266,13 @@ impl Pending {
         }
     }
 
-    /// Gives up what has waited long enough for channels that the node does not own any more. Whether something else
+    /// Gives up what has waited long enough for channels that the node may not own any more. Whether something else
     /// waits for them.
-    fn abandon(&mut self, dialer: &Dialer) -> bool {
+    fn abandon(&mut self, may_own: impl Fn(ChannelId) -> bool) -> bool {
         let asked_for: BTreeSet<_> = self.waiting.values().map(|asked| asked.channel).collect();
         let lost: BTreeSet<_> = asked_for
             .into_iter()
-            .filter(|channel| !dialer.may_own(*channel))
+            .filter(|channel| !may_own(*channel))
             .collect();
         let late = self
             .waiting
@@ -366,3 +366,7 @@ pub async fn open(
     let answers = client.link(ReceiverStream::new(messages)).await?;
     Ok((sender, answers.into_inner()))
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;
