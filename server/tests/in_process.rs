@@ -10,5 +10,7 @@ mod fixture;
 mod live_read;
 #[path = "in_process/recoveries.rs"]
 mod recoveries;
+#[path = "support/stored.rs"]
+mod stored;
 #[path = "in_process/writers.rs"]
 mod writers;
