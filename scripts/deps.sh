@@ -2,10 +2,11 @@
 # What the machine must have besides Rust. Installs what is missing on Debian and its relatives; elsewhere says what
 # to install and fails.
 #
-#   scripts/deps.sh [build|s3|make|xz]…      default: build
+#   scripts/deps.sh [build|s3|openssl|make|xz]…      default: build
 #
 #   build   a C++ compiler and libclang with its headers: RocksDB is C++, its Rust bindings are generated
 #   s3      Python with venv, and curl: the S3 server that tests start (scripts/s3-server.sh)
+#   openssl the command of that name: tests have it make a cluster's certificates (deploy/cluster-certificates.sh)
 #   make    make itself, for those who came without it
 #   xz      for an archive of RocksDB that was built elsewhere (.ci/run)
 #
@@ -63,6 +64,7 @@ want() {
         packages+=(curl)
       fi
       ;;
+    openssl) has openssl || { missing+=(openssl); packages+=(openssl); } ;;
     make) has make || { missing+=(make); packages+=(make); } ;;
     xz) has xz || { missing+=(xz); packages+=(xz-utils); } ;;
     *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 2 ;;
@@ -79,9 +81,9 @@ list=${list%, }
 if ! has apt-get; then
   cat >&2 <<TEXT
 deps.sh: missing: $list.
-  Fedora:  dnf install gcc-c++ clang-libs clang-devel make python3 curl
-  Arch:    pacman -S gcc clang make python curl
-  Alpine:  apk add bash g++ clang-libclang clang-headers make python3 py3-pip curl
+  Fedora:  dnf install gcc-c++ clang-libs clang-devel make python3 curl openssl
+  Arch:    pacman -S gcc clang make python curl openssl
+  Alpine:  apk add bash g++ clang-libclang clang-headers make python3 py3-pip curl openssl
 Then run this again; LIBCLANG_PATH names the folder of libclang where it is in an unusual place.
 TEXT
   exit 1

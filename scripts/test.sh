@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/deps.sh build s3
+scripts/deps.sh build s3 openssl
 source scripts/env.sh
 scripts/rocksdb.sh build
 source scripts/s3-scratch.sh

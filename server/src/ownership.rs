@@ -24,11 +24,11 @@ use crate::channel::recovery::{self, Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
 use crate::channel::task::{ChannelTask, Ended, Waiting};
 use crate::channels::{Channels, Owned};
+use crate::deadline::sleep_until;
 use crate::env::Env;
 use crate::flusher::Flusher;
 use crate::lease::Lease;
 use crate::reaper::Reaper;
-use crate::time::sleep_until;
 
 /// Before a take-over that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -354,3 +354,7 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
         Ended::Unflushable(why) => Gone::Unflushable(epoch, why),
     }
 }
+
+#[cfg(test)]
+#[path = "ownership_tests.rs"]
+mod tests;

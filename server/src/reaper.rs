@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::time::sleep_until;
+use crate::deadline::sleep_until;
 
 /// Chunks that are deleted in one step.
 const STEP: usize = 256;

@@ -20,5 +20,7 @@ mod paused;
 mod ports;
 #[path = "cluster/processes.rs"]
 mod processes;
+#[path = "support/stored.rs"]
+mod stored;
 #[path = "cluster/wire.rs"]
 mod wire;

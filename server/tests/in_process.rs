@@ -4,6 +4,8 @@
 mod channels;
 #[path = "in_process/deletion.rs"]
 mod deletion;
+#[path = "in_process/dying.rs"]
+mod dying;
 #[path = "in_process/fixture.rs"]
 mod fixture;
 #[path = "in_process/live_read.rs"]
@@ -12,5 +14,7 @@ mod live_read;
 mod recoveries;
 #[path = "in_process/segments.rs"]
 mod segments;
+#[path = "support/stored.rs"]
+mod stored;
 #[path = "in_process/writers.rs"]
 mod writers;

@@ -14,7 +14,7 @@ pub mod target;
 
 use std::time::Duration;
 
-use millrace_client::Client;
+use millrace_client::{Client, ClientBuilder};
 
 use self::cluster::Cluster;
 use crate::workload;
@@ -24,12 +24,20 @@ pub const BASIN: &str = "jepsen-basin";
 /// What takes longer has an unknown outcome.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A client that asks this node and no other, whatever answers say of who might know better.
-pub fn client_of(cluster: &Cluster, node: usize, seed: u64) -> anyhow::Result<Client> {
+/// Of a client that asks this node and no other, whatever answers say of who might know better.
+pub fn builder_of(cluster: &Cluster, node: usize) -> ClientBuilder {
     let address = cluster.http(node);
-    let builder = Client::builder()
+    Client::builder()
         .endpoints([format!("http://{address}")])
-        .connector(move |_| edge::connect(address));
+        .connector(move |_| edge::connect(address))
+}
+
+/// A client of this node with the time limits of workloads.
+pub fn client_of(cluster: &Cluster, node: usize, seed: u64) -> anyhow::Result<Client> {
     let seed = seed.wrapping_add(node as u64);
-    Ok(workload::client(builder, REQUEST_TIMEOUT, seed)?)
+    Ok(workload::client(
+        builder_of(cluster, node),
+        REQUEST_TIMEOUT,
+        seed,
+    )?)
 }

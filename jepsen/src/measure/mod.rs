@@ -10,13 +10,13 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::bail;
-use millrace_client::{Basin, BasinConfig, Client};
+use millrace_client::{Basin, BasinConfig};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::live::cluster::{Cluster, Plan};
 use crate::live::network::Network;
-use crate::live::{BASIN, edge};
+use crate::live::{BASIN, builder_of};
 
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
 
@@ -77,12 +77,7 @@ async fn start(plan: Plan) -> anyhow::Result<Cluster> {
 
 /// The basin as one node serves it.
 fn basin(cluster: &Cluster, node: usize) -> anyhow::Result<Basin> {
-    let address = cluster.http(node);
-    let client = Client::builder()
-        .endpoints([format!("http://{address}")])
-        .connector(move |_| edge::connect(address))
-        .build()?;
-    Ok(client.basin(BASIN)?)
+    Ok(builder_of(cluster, node).build()?.basin(BASIN)?)
 }
 
 #[cfg(test)]

@@ -24,9 +24,9 @@ use super::message::{Refusal, Request};
 use super::state::{ChannelState, Effect};
 use super::stats::ChannelStats;
 use super::streamlet::StreamletStart;
+use crate::deadline::sleep_until;
 use crate::env::Env;
 use crate::lease::Lease;
-use crate::time::sleep_until;
 
 /// Requests taken from the queue before chunks are looked at again.
 const REQUESTS_PER_TURN: usize = 256;

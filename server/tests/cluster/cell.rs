@@ -10,18 +10,17 @@ use millrace_api::name::{BasinName, StreamName};
 use millrace_api::proto;
 use millrace_api::read::{ReadLimits, ReadRequest, ReadStart};
 use millrace_server::config::{NodeConfig, Settings};
-use millrace_server::env::{Env, Stores};
 use millrace_server::error::ServiceError;
 use millrace_server::frontend::service::Frontend;
 use millrace_server::frontend::service::types::{AppendAck, CreateBasin, CreateStream};
 use millrace_server::node::{Ended, Node};
-use millrace_wal::fault::{FaultStore, Faults};
-use millrace_wal::{StoreError, ZoneStore};
+use millrace_wal::fault::Faults;
 use prost::Message;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::ports::Ports;
+use crate::stored::Stored;
 use crate::wire::{Wire, World};
 
 /// Longer than anything here takes unless it hangs.
@@ -210,16 +209,6 @@ impl Place {
             stop,
             ended,
         }
-    }
-}
-
-/// Real stores, with faults.
-struct Stored(Faults);
-
-impl Stores for Stored {
-    fn open(&self, url: &str) -> Result<Arc<dyn ZoneStore>, StoreError> {
-        let store = Env::system().stores.open(url)?;
-        Ok(Arc::new(FaultStore::new(store, self.0.clone())))
     }
 }
 

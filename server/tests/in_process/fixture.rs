@@ -28,6 +28,11 @@ pub struct Running {
 impl Running {
     /// Starts a node on `dir`, with streams in files below it unless `change` says otherwise.
     pub async fn start(dir: &Path, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_in(dir, Env::system(), change).await
+    }
+
+    /// As [`Running::start`], in a world of the test's own.
+    pub async fn start_in(dir: &Path, env: Env, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
             data_dir: Some(dir.to_owned()),
             http_addr: Some(([127, 0, 0, 1], 0).into()),
@@ -36,7 +41,7 @@ impl Running {
         };
         change(&mut settings);
         let config = NodeConfig::resolve(settings).expect("a valid configuration");
-        let node = Node::start(config, Env::system()).await.expect("the node starts");
+        let node = Node::start(config, env).await.expect("the node starts");
         let frontend = node.frontend().clone();
         let basin = BasinName::new("in-process").unwrap();
         frontend

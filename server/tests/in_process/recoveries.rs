@@ -10,28 +10,19 @@ use millrace_raft::group::{Meta, MetaOptions};
 use millrace_server::channel::flush::FlushLimits;
 use millrace_server::channel::recovery::{Owner, TakenOver, take_over};
 use millrace_server::channel::state::ChannelLimits;
-use millrace_server::env::{Env, Stores};
+use millrace_server::env::Env;
 use millrace_server::store;
-use millrace_wal::fault::{FaultStore, Faults, Rule};
-use millrace_wal::{StoreError, Wal, WalOptions, ZoneStore};
+use millrace_wal::fault::{Faults, Rule};
+use millrace_wal::{Wal, WalOptions};
 use tokio::time::Instant;
 
 use crate::fixture::{Running, stream};
+use crate::stored::Stored;
 
 const NODE: NodeId = NodeId(1);
 const CHANNEL: ChannelId = ChannelId(1);
 /// More calls than a recovery of a short history makes.
 const CALLS_MAX: u64 = 60;
-
-/// Real stores, with faults.
-struct Stored(Faults);
-
-impl Stores for Stored {
-    fn open(&self, url: &str) -> Result<Arc<dyn ZoneStore>, StoreError> {
-        let store = Env::system().stores.open(url)?;
-        Ok(Arc::new(FaultStore::new(store, self.0.clone())))
-    }
-}
 
 /// A node without anything but its metadata and its store.
 struct Bare {

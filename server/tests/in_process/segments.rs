@@ -20,7 +20,7 @@ use crate::fixture::{Running, batch, stream};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Flushes at once, and keeps nothing for long.
-fn hasty(settings: &mut Settings) {
+pub fn hasty(settings: &mut Settings) {
     settings.flush_interval = Some(Duration::from_millis(100));
     settings.reader_grace = Some(Duration::from_millis(200));
     settings.housekeeping_interval = Some(Duration::from_millis(200));
@@ -79,6 +79,10 @@ async fn read(node: &Running, name: &StreamName, start: ReadStart) -> Vec<(u64, 
     }
 }
 
+pub async fn read_all(node: &Running, name: &StreamName) -> Vec<(u64, Vec<u8>)> {
+    read(node, name, ReadStart::SeqNum(0)).await
+}
+
 async fn tail(node: &Running, name: &StreamName) -> u64 {
     let tail = node.frontend.check_tail(&node.basin, name).await;
     tail.expect("a tail").seq_num
@@ -107,7 +111,7 @@ async fn trim(node: &Running, name: &StreamName, point: u64) {
 }
 
 /// Waits until everything that is durable is in segments, and its chunks are gone.
-async fn settled(dir: &Path) {
+pub async fn settled(dir: &Path) {
     eventually("chunks are deleted", async || {
         let bytes = |path: &PathBuf| path.metadata().map_or(0, |file| file.len());
         // Empty ones and seals stay.
