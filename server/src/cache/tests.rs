@@ -88,6 +88,17 @@ async fn adjacent_missing_pages_come_with_one_request_of_four_at_most() {
     );
 }
 
+/// Between a reader's look into the cache and its claim the page may arrive.
+#[tokio::test]
+async fn a_page_that_has_arrived_meanwhile_is_not_fetched_again() {
+    let (store, cache, _) = cache(64).await;
+    read(&cache, 0..1).await.unwrap();
+    let claimed = flight::claim(&cache, object_id(1), OBJECT_LEN, &[0, 1]);
+    assert!(matches!(claimed[..], [Claimed::Kept, Claimed::InFlight(_)]));
+    read(&cache, 0..2).await.unwrap();
+    assert_eq!(store.requests(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failed_download_is_not_kept() {
     let (store, cache, bytes) = cache(64).await;
