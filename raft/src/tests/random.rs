@@ -508,17 +508,30 @@ fn random_commands_reach_deep_states() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut accepted: BTreeMap<&'static str, u32> = BTreeMap::new();
+    let (mut flushed, mut dropped, mut replaced) = (0, 0, 0);
     for _ in 0..60 {
         let mut model = Model::default();
         for command in commands(120).new_tree(&mut runner).unwrap().current() {
             let name = command.name();
             let command = steer(&model.state, command);
-            *accepted.entry(name).or_default() += u32::from(model.run(command).is_ok());
+            let segments = all::<Segments>(&model.state).len();
+            let answer = model.run(command);
+            *accepted.entry(name).or_default() += u32::from(answer.is_ok());
+            match answer {
+                Ok(Response::Flushed(_)) => flushed += all::<Segments>(&model.state).len() - segments,
+                Ok(Response::SegmentsDropped(step)) => dropped += step.dropped,
+                Ok(Response::Merged(merged)) => replaced += merged.replaced,
+                _ => {}
+            }
         }
     }
     assert_eq!(accepted.len(), 27, "every command was tried: {accepted:?}");
     assert!(
         accepted.values().all(|count| *count > 0),
         "every command was accepted: {accepted:?}"
+    );
+    assert!(
+        flushed > 100 && dropped > 20 && replaced > 20,
+        "{flushed} segments came, {dropped} went, {replaced} were merged"
     );
 }
