@@ -49,7 +49,7 @@ pub enum MetaError {
     /// This node's group has stopped; it does not come back without a restart.
     #[error("the metadata group has stopped: {0}")]
     Closed(Arc<str>),
-    /// The log has decided; nothing was applied.
+    /// The log has decided, or would never take it; nothing was applied.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// Another member sent what cannot be understood, or is damaged. Nothing was changed; this member goes on.

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millrace_api::id::{Incarnation, NodeId};
-use millrace_raft::command::InitCell;
+use millrace_raft::command::{COMMAND_BYTES_MAX, InitCell, RegisterNode};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::{Fresh, Meta};
 use millrace_raft::grpc::Lost;
 use millrace_raft::identity::{ClusterId, DirectoryId};
+use millrace_raft::refused::Refused;
 use support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -565,5 +566,42 @@ async fn commands_per_second() {
         }
         let rate = 64.0 * 200.0 / begun.elapsed().as_secs_f64();
         println!("through the {what}: {rate:.0} streams a second");
+    }
+}
+
+/// Why a command was refused, however often it takes to hear it.
+async fn why_refused(member: &Meta, command: RegisterNode) -> String {
+    loop {
+        match member.propose(command.clone()).await {
+            Err(MetaError::Refused(Refused::Invalid(why))) => return why,
+            Err(error) if error.retryable() => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_largest_commands_pass_between_members_and_larger_ones_do_not() {
+    let cluster = Cluster::new(3).await;
+    let members = cluster.start_all().await;
+    let follower = members.iter().find(|member| !leads(member)).unwrap();
+    let large = |less: usize| RegisterNode {
+        address: "x".repeat(COMMAND_BYTES_MAX - less),
+        ..register(NodeId(1), Incarnation(1))
+    };
+    // The state refuses them; the log takes them.
+    let whys =
+        futures::future::join_all([200, 300, 400].map(|less| why_refused(follower, large(less)))).await;
+    assert!(
+        whys.iter().all(|why| why.contains("at most 256 bytes")),
+        "{whys:?}"
+    );
+    let why = why_refused(follower, large(0)).await;
+    assert!(why.starts_with("a command of"), "{why}");
+    let decided = follower.propose(create(1)).await.unwrap();
+    for member in &members {
+        member.linearize().await.unwrap();
+        let found = member.state().basin(&decided.basin.name).unwrap();
+        assert_eq!(found.as_ref(), Some(&decided.basin));
     }
 }

@@ -17,6 +17,11 @@ pub fn encode(command: &Command) -> pb::Command {
     }
 }
 
+/// Bytes of the encoded command.
+pub fn encoded_len(command: &Command) -> usize {
+    prost::Message::encoded_len(&encode(command))
+}
+
 fn encode_kind(command: &Command) -> Kind {
     match command {
         Command::InitCell(c) => Kind::InitCell(pb::InitCell {

@@ -18,6 +18,9 @@ use millrace_api::position::{SeqNum, StreamPosition};
 pub use self::segments::*;
 use crate::state::record::{BasinRecord, Fencing, StreamRecord};
 
+/// Encoded bytes of one command. A larger one gets into no log.
+pub const COMMAND_BYTES_MAX: usize = 8 << 20;
+
 /// Streams that one [`MarkBasinStreams`] may mark. Zero and larger limits mean this.
 pub const MARK_LIMIT_MAX: u32 = 1000;
 

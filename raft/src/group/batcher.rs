@@ -16,7 +16,7 @@ use super::core::Raft;
 use super::router::{Leader, Router};
 use super::undone::{Decided, Undone};
 use crate::codec::forward;
-use crate::command::Command;
+use crate::command::{COMMAND_BYTES_MAX, Command};
 use crate::network::{Call, Peer, TransportError};
 use crate::types::TypeConfig;
 
@@ -26,6 +26,8 @@ const BATCH_MAX: usize = 256;
 /// A command on its way into the log.
 pub struct Proposed {
     pub command: Command,
+    /// Of the encoded command; at most [`COMMAND_BYTES_MAX`].
+    pub bytes: usize,
     pub answer: oneshot::Sender<Result<Decided, Undone>>,
     pub fate: Fate,
     pub deadline: Instant,
@@ -132,8 +134,33 @@ fn again(batch: Vec<Proposed>, leader: Option<u64>) -> Vec<Proposed> {
     left
 }
 
-/// Writes one batch into the log.
+/// Cuts a batch so that no part has more bytes than the largest command may have.
+fn parts(batch: Vec<Proposed>) -> Vec<Vec<Proposed>> {
+    let mut parts: Vec<Vec<Proposed>> = Vec::new();
+    let mut bytes = usize::MAX;
+    for one in batch {
+        bytes = bytes.saturating_add(one.bytes);
+        match parts.last_mut() {
+            Some(part) if bytes <= COMMAND_BYTES_MAX => part.push(one),
+            _ => {
+                bytes = one.bytes;
+                parts.push(vec![one]);
+            }
+        }
+    }
+    parts
+}
+
+/// Writes one batch into the log, its parts one after the other.
 async fn write(raft: &Raft, batch: Vec<Proposed>) -> Vec<Proposed> {
+    let mut left = Vec::new();
+    for part in parts(batch) {
+        left.extend(write_part(raft, part).await);
+    }
+    left
+}
+
+async fn write_part(raft: &Raft, batch: Vec<Proposed>) -> Vec<Proposed> {
     let commands: Vec<_> = batch.iter().map(|one| one.command.clone()).collect();
     let mut waiting = batch.into_iter();
     let mut left = Vec::new();
@@ -175,8 +202,19 @@ fn not_written(error: &ClientWriteError<TypeConfig>) -> Undone {
     }
 }
 
-/// Sends one batch to the leader.
+/// Sends one batch to the leader, its parts side by side.
 async fn send(router: &Router, leader: &Peer, batch: Vec<Proposed>) -> Vec<Proposed> {
+    let sent = parts(batch)
+        .into_iter()
+        .map(|part| send_part(router, leader, part));
+    futures::future::join_all(sent)
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+async fn send_part(router: &Router, leader: &Peer, batch: Vec<Proposed>) -> Vec<Proposed> {
     let last = batch.iter().map(|one| one.deadline).max();
     let budget = last.map_or(std::time::Duration::ZERO, |last| {
         last.saturating_duration_since(Instant::now())

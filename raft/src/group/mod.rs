@@ -40,10 +40,12 @@ pub use self::slot::MemberSlot;
 pub(crate) use self::undone::{Decided, Undone};
 pub use crate::store::blocking::Blocking;
 
-use crate::command::{CheckState, Command, CompareState, Proposal, StateChecksum};
+use crate::codec::command::encoded_len;
+use crate::command::{COMMAND_BYTES_MAX, CheckState, Command, CompareState, Proposal, StateChecksum};
 use crate::error::MetaError;
 use crate::identity::{Identity, PeerAddress};
 use crate::query::StateReader;
+use crate::refused::Refused;
 use crate::store::lives::Lives;
 use crate::store::machine::Machine;
 
@@ -171,6 +173,7 @@ impl Meta {
     ///
     /// # Errors
     ///
+    /// [`Refused::Invalid`] for a command larger than [`COMMAND_BYTES_MAX`], which gets nowhere.
     /// [`MetaError::Refused`] and [`MetaError::Retry`] promise that nothing was applied; [`MetaError::Unknown`] after
     /// a time-out or a change of leader; [`MetaError::Closed`] after a stop, where the outcome is unknown too.
     pub async fn propose<P: Proposal>(&self, command: P) -> Result<P::Reply, MetaError> {
@@ -194,10 +197,16 @@ impl Meta {
     /// Brings a command on its way and waits until the log has decided it.
     async fn submit(&self, command: Command, deadline: Instant, forwarded: bool) -> Result<Decided, Undone> {
         let name = command.name();
+        let bytes = encoded_len(&command);
+        if bytes > COMMAND_BYTES_MAX {
+            let why = format!("a command of {bytes} bytes; at most {COMMAND_BYTES_MAX}");
+            return Err(Undone::Error(Refused::Invalid(why).into()));
+        }
         let (answer, answered) = oneshot::channel();
         let fate = Fate::default();
         let proposed = Proposed {
             command,
+            bytes,
             answer,
             fate: fate.clone(),
             deadline,

@@ -29,5 +29,6 @@ pub use self::server::{serve, service};
 pub use self::tls::{Tls, TlsError};
 pub use self::transport::GrpcTransport;
 
-/// Encoded bytes of one message, either way. A batch of entries and a piece of a snapshot are far below.
+/// Encoded bytes of one message, either way: twice the largest command. A batch of entries is one such command or
+/// smaller, like a batch of proposals; a piece of a snapshot is far below.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use millrace_api::id::NodeId;
@@ -23,6 +24,9 @@ use crate::types::{TypeConfig, Vote};
 
 type RpcError = RPCError<TypeConfig>;
 type Offered = openraft::alias::SnapshotOf<TypeConfig, Arc<Snapshot>>;
+
+/// About 4 MB/s: slower than any way between members should be.
+const BYTES_PER_MS_MIN: usize = 4096;
 
 /// Makes the ways to single members.
 #[derive(Clone)]
@@ -77,6 +81,11 @@ impl Link {
     }
 }
 
+/// What the bytes of a request may take to be sent, and to be written.
+fn time_for(bytes: usize) -> Duration {
+    Duration::from_millis((bytes / BYTES_PER_MS_MIN) as u64)
+}
+
 fn not_sent(error: TransportError) -> RpcError {
     match error {
         TransportError::Unreachable(_) | TransportError::Rejected(_) => {
@@ -99,13 +108,12 @@ impl RaftNetworkV2<TypeConfig> for Link {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let encoded = rpc::encode_append(&request);
+        // The library's limit is that of a heartbeat. A large entry gets the time that it takes on a slow way: given up
+        // again and again, it would keep the log from going on.
+        let option = RPCOption::new(option.hard_ttl() + time_for(encoded.len()));
         let answer = self
-            .call(
-                Call::Append,
-                rpc::encode_append(&request),
-                &option,
-                rpc::decode_appended,
-            )
+            .call(Call::Append, encoded, &option, rpc::decode_appended)
             .await?;
         // Without a previous entry there is nothing to conflict with: the core relies on it.
         if request.prev_log_id.is_none() && answer.is_conflict() {

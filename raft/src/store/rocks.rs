@@ -62,12 +62,16 @@ pub fn open(path: &Path, names: &[&'static str]) -> Result<DB, StoreError> {
         .map_err(|error| StoreError::io("open database", error))
 }
 
-/// Opens a database that nobody writes. Its directory gets no new file but an information log.
+/// Opens a database that nobody writes. Its directory gets no new file but an information log. Families that it does
+/// not have, because an earlier release wrote it, cannot be read.
 pub fn open_read_only(path: &Path, names: &[&'static str]) -> Result<DB, StoreError> {
     let mut options = options();
     options.create_if_missing(false);
     options.create_missing_column_families(false);
-    DB::open_cf_descriptors_read_only(&options, path, families(names), false)
+    let there = DB::list_cf(&options, path).map_err(|error| StoreError::io("look into snapshot", error))?;
+    let mut names = names.to_vec();
+    names.retain(|name| there.iter().any(|there| there == name));
+    DB::open_cf_descriptors_read_only(&options, path, families(&names), false)
         .map_err(|error| StoreError::io("open snapshot", error))
 }
 

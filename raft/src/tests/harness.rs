@@ -4,6 +4,7 @@ use millrace_api::config::{BasinConfig, StorageClass, StreamConfig};
 use millrace_api::id::*;
 use millrace_api::name::{BasinName, StreamName};
 use millrace_api::position::StreamPosition;
+use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 
 use crate::apply::{advance, apply};
 use crate::command::*;
@@ -116,6 +117,63 @@ impl Model {
         }
     }
 
+    /// Where the segments of a stream begin and end.
+    pub fn segments(&self, id: u128) -> Vec<(u64, u64)> {
+        let segments = self.view().segments(StreamId(id), 0, 0).unwrap();
+        segments
+            .iter()
+            .map(|segment| (segment.row.first_seq, segment.end_seq))
+            .collect()
+    }
+
+    /// Objects with their live runs and live bytes.
+    pub fn objects(&self) -> Vec<(SegmentObjectId, u64, u64)> {
+        let objects = self.view().segment_objects(None, None, 0).unwrap();
+        objects
+            .iter()
+            .map(|object| (object.object, object.live_runs, object.live_bytes))
+            .collect()
+    }
+
+    pub fn dead(&self) -> Vec<SegmentObjectId> {
+        let dead = self.view().dead_objects(None, 0).unwrap();
+        dead.iter().map(|dead| dead.object).collect()
+    }
+
+    pub fn by_id(&self, id: u128) -> StreamRecord {
+        self.view().stream_by_id(StreamId(id)).unwrap().unwrap()
+    }
+
+    /// Lets a stream rest at its flushed tail, with this trim point.
+    pub fn rest(&mut self, id: u128, trim: u64, now_ms: u64) {
+        let stream = self.by_id(id);
+        self.ok(DeactivateStream {
+            stream: StreamId(id),
+            streamlet: stream.open.expect("an active stream").streamlet,
+            channel: CHANNEL,
+            epoch: self.view().channel(CHANNEL).unwrap().unwrap().epoch,
+            tail: stream.tail,
+            flushed: stream.tail.seq_num,
+            fencing: Fencing::default(),
+            trim,
+            forgotten: 0,
+            now_ms,
+        });
+    }
+
+    /// [`Model::with_channel`] with active streams of these ids, named after them.
+    pub fn with_active(ids: &[u128]) -> Self {
+        let mut model = Self::with_channel();
+        for id in ids {
+            model.ok(create_stream(&format!("s{id}"), *id));
+            model.ok(ActivateStream {
+                stream: StreamId(*id),
+                channel: CHANNEL,
+            });
+        }
+        model
+    }
+
     /// A model with one basin, one zone, and one active channel of one node.
     pub fn with_channel() -> Self {
         let mut model = Self::default();
@@ -137,6 +195,17 @@ impl Model {
 
 fn txn_checksum(txn: &Txn<'_>) -> u32 {
     crate::state::checksum::checksum(txn).expect("a sound state")
+}
+
+/// Part 0 of a flush of the channel in epoch 1.
+pub fn flushed_object(seq: u64) -> SegmentObjectId {
+    SegmentObjectId {
+        channel: CHANNEL,
+        epoch: Epoch(1),
+        origin: SegmentOrigin::Flush,
+        seq: FlushSeq(seq),
+        part: 0,
+    }
 }
 
 pub const CHANNEL: ChannelId = ChannelId(4);

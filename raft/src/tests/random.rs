@@ -9,6 +9,7 @@ use millrace_api::position::StreamPosition;
 use proptest::prelude::*;
 
 use super::harness::*;
+use super::random_segments;
 use crate::command::*;
 use crate::query::View;
 use crate::state::kv::Read;
@@ -195,7 +196,7 @@ fn placing() -> BoxedStrategy<Command> {
 
 /// A command that may or may not make sense.
 pub fn command() -> BoxedStrategy<Command> {
-    prop_oneof![5 => naming(), 4 => owning(), 4 => placing()].boxed()
+    prop_oneof![5 => naming(), 4 => owning(), 4 => placing(), 6 => random_segments::flushing()].boxed()
 }
 
 /// Commands that first make a world in which the rest often succeeds.
@@ -295,9 +296,10 @@ pub fn steer(state: &dyn Read, mut command: Command) -> Command {
             if let Some(open) = open(c.stream) {
                 (c.streamlet, c.channel) = (open.streamlet, open.channel);
                 c.epoch = channel(open.channel).unwrap().epoch;
-                c.tail.seq_num += open.start.seq_num;
-                c.tail.timestamp += open.start.timestamp;
+                c.tail = view.stream_by_id(c.stream).unwrap().unwrap().tail;
                 (c.flushed, c.forgotten) = (c.tail.seq_num, c.tail.seq_num);
+                c.trim = c.trim.min(c.tail.seq_num);
+                c.fencing.seq_num = c.fencing.seq_num.filter(|seq| *seq < c.tail.seq_num);
             }
         }
         Command::CloseStreamlet(c) if c.streamlet.0 % 4 > 0 => {
@@ -319,7 +321,7 @@ pub fn steer(state: &dyn Read, mut command: Command) -> Command {
         Command::ActivateChannel(c) if c.epoch.0 % 4 > 0 => {
             c.epoch = channel(c.channel).map_or(c.epoch, |channel| channel.epoch);
         }
-        _ => {}
+        other => random_segments::steer(view, other),
     }
     command
 }
@@ -328,9 +330,11 @@ pub fn steer(state: &dyn Read, mut command: Command) -> Command {
 struct Seen {
     streams: BTreeMap<StreamId, StreamRecord>,
     channels: BTreeMap<ChannelId, ChannelRecord>,
+    objects: random_segments::Objects,
 }
 
-fn all<T: Table>(state: &dyn Read) -> Rows<T> {
+/// Every row of a table.
+pub fn all<T: Table>(state: &dyn Read) -> Rows<T> {
     state.rows::<T>(&[], None, usize::MAX).unwrap()
 }
 
@@ -400,7 +404,12 @@ fn check(state: &dyn Read) -> Seen {
     let channels = View::new(state).channels().unwrap();
     for channel in &channels {
         assert!(channel.sealed_through <= channel.epoch);
-        assert_eq!(channel.epochs.len() as u64, channel.epoch.0, "epochs are dense");
+        let kept = channel.epoch.0 + 1 - channel.checkpoint.epoch.0;
+        assert_eq!(
+            channel.epochs.len() as u64,
+            kept,
+            "epochs from the checkpoint on are dense"
+        );
         for (epoch, state) in &channel.epochs {
             assert_eq!(
                 state.seal.is_some(),
@@ -418,11 +427,17 @@ fn check(state: &dyn Read) -> Seen {
         .into_iter()
         .map(|channel| (channel.channel, channel))
         .collect();
-    Seen { streams, channels }
+    let objects = random_segments::check(state, &streams);
+    Seen {
+        streams,
+        channels,
+        objects,
+    }
 }
 
 /// Checks one step.
 fn check_step(before: &Seen, after: &Seen) {
+    random_segments::check_step(&before.objects, &after.objects);
     for (id, was) in &before.channels {
         let is = &after.channels[id];
         assert!(
@@ -432,9 +447,14 @@ fn check_step(before: &Seen, after: &Seen) {
         if let (Some(old), Some(new)) = (was.owner, is.owner) {
             assert!(old == new, "an owner is followed by none before another");
         }
+        assert!(is.checkpoint >= was.checkpoint, "a checkpoint never moves back");
+        for (is, was) in [(is.flush_seq, was.flush_seq), (is.merge_seq, was.merge_seq)] {
+            assert!(is == was || is.0 == was.0 + 1, "flushes and merges are counted");
+        }
         for (epoch, state) in was.epochs.iter().filter(|(_, state)| state.seal.is_some()) {
             let now = is.epochs.iter().find(|(e, _)| e == epoch).map(|(_, state)| state);
-            assert_eq!(now, Some(state), "what is sealed stays as it is");
+            let kept = *epoch >= is.checkpoint.epoch;
+            assert_eq!(now, Some(state).filter(|_| kept), "what is sealed stays as it is");
         }
     }
     for (id, was) in &before.streams {
@@ -457,9 +477,7 @@ fn check_step(before: &Seen, after: &Seen) {
             None => {
                 let mark = was.deletion.expect("only a deleting stream goes");
                 if let Some(open) = was.open {
-                    let ended = before.channels[&open.channel]
-                        .sealed()
-                        .any(|(epoch, _, _)| epoch == mark.channel_epoch);
+                    let ended = before.channels[&open.channel].sealed_through >= mark.channel_epoch;
                     assert!(ended, "nobody can answer for a stream that goes");
                 }
             }
@@ -490,17 +508,30 @@ fn random_commands_reach_deep_states() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut accepted: BTreeMap<&'static str, u32> = BTreeMap::new();
+    let (mut flushed, mut dropped, mut replaced) = (0, 0, 0);
     for _ in 0..60 {
         let mut model = Model::default();
         for command in commands(120).new_tree(&mut runner).unwrap().current() {
             let name = command.name();
             let command = steer(&model.state, command);
-            *accepted.entry(name).or_default() += u32::from(model.run(command).is_ok());
+            let segments = all::<Segments>(&model.state).len();
+            let answer = model.run(command);
+            *accepted.entry(name).or_default() += u32::from(answer.is_ok());
+            match answer {
+                Ok(Response::Flushed(_)) => flushed += all::<Segments>(&model.state).len() - segments,
+                Ok(Response::SegmentsDropped(step)) => dropped += step.dropped,
+                Ok(Response::Merged(merged)) => replaced += merged.replaced,
+                _ => {}
+            }
         }
     }
-    assert_eq!(accepted.len(), 21, "every command was tried: {accepted:?}");
+    assert_eq!(accepted.len(), 27, "every command was tried: {accepted:?}");
     assert!(
         accepted.values().all(|count| *count > 0),
         "every command was accepted: {accepted:?}"
+    );
+    assert!(
+        flushed > 100 && dropped > 20 && replaced > 20,
+        "{flushed} segments came, {dropped} went, {replaced} were merged"
     );
 }
