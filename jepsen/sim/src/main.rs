@@ -2,12 +2,16 @@
 
 mod ambient;
 mod bank;
+#[cfg(feature = "bugs")]
+mod bugs;
 mod clients;
 mod cluster;
+mod disk;
 mod faults;
 mod findings;
 mod invariant;
 mod network;
+mod operator;
 mod run;
 mod store;
 mod trace;
@@ -21,6 +25,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+#[cfg(feature = "bugs")]
+use millrace_api::bug::Bug;
 use millrace_jepsen::workload::Workload;
 use rand_of_mad_turmoil::SeedableRng;
 
@@ -48,6 +54,32 @@ enum Command {
     Meta(OneSeed),
     /// Many runs, one for each seed; fails if anything was wrong in one of them
     Bank(ManySeeds),
+    /// Breaks one rule after the other and tries seeds until that is found; fails if one never is
+    #[cfg(feature = "bugs")]
+    Bugs(ManyBugs),
+}
+
+#[cfg(feature = "bugs")]
+#[derive(Args)]
+struct ManyBugs {
+    /// Which [default: all]
+    #[arg(long = "only", value_delimiter = ',', value_name = "BUG", value_parser = parse_bug)]
+    bugs: Vec<Bug>,
+
+    /// The first seed, and the one behind the last
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds, default_value = "1..31")]
+    seeds: Range<u64>,
+
+    /// How many at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+
+    /// Run all seeds, also those behind the first that finds it
+    #[arg(long)]
+    exhaustive: bool,
+
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 #[derive(Args)]
@@ -96,6 +128,11 @@ struct RunArgs {
     #[arg(long, default_value_t = 50)]
     pause_ms: u64,
 
+    /// Break this rule
+    #[cfg(feature = "bugs")]
+    #[arg(long = "bug", id = "planted", value_name = "BUG", value_parser = parse_bug)]
+    bug: Option<Bug>,
+
     /// Print the verdict alone
     #[arg(long)]
     quiet: bool,
@@ -114,6 +151,11 @@ fn main() -> ExitCode {
         Command::Run(it) => run(it.seed, it.run),
         Command::Meta(it) => twice::run(&it.run, it.seed),
         Command::Bank(it) => bank::run(it.seeds, it.jobs, &it.run),
+        #[cfg(feature = "bugs")]
+        Command::Bugs(it) => {
+            let bugs = if it.bugs.is_empty() { Bug::ALL } else { &it.bugs };
+            bugs::run(bugs, it.seeds, it.jobs, it.exhaustive, &it.run)
+        }
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -127,6 +169,8 @@ fn main() -> ExitCode {
 
 /// `true` if nothing was wrong.
 fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
+    #[cfg(feature = "bugs")]
+    args.bug.into_iter().for_each(millrace_api::bug::plant);
     let disks = disks()?;
     let run = Run {
         seed,
@@ -215,6 +259,15 @@ fn disks() -> anyhow::Result<tempfile::TempDir> {
         false => tempfile::tempdir(),
     };
     made.context("cannot make a directory for the machines' disks")
+}
+
+#[cfg(feature = "bugs")]
+fn parse_bug(text: &str) -> Result<Bug, String> {
+    let found = Bug::ALL.iter().find(|bug| bug.name() == text);
+    found.copied().ok_or_else(|| {
+        let names: Vec<_> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+        format!("there are {}", names.join(", "))
+    })
 }
 
 fn parse_seeds(text: &str) -> Result<Range<u64>, String> {

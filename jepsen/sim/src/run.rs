@@ -21,6 +21,7 @@ use crate::faults::{CLIENTS, Faults, Kind};
 use crate::findings::Findings;
 use crate::invariant::Invariants;
 use crate::network::Wires;
+use crate::operator::Operator;
 use crate::store::Store;
 use crate::trace::{self, Trace};
 
@@ -87,13 +88,14 @@ impl Run {
             "seed {}, {workload:?}, {shape:?}, faults {kinds:?}",
             self.seed
         ));
+        let mut sim = network(&mut rng, self.disturbed + ENDS_WITHIN);
         let world = World {
             wires: Wires::new(trace.clone()),
             store: Store::new(rng.random(), trace.clone()),
+            operator: Operator::new(&mut sim, trace.clone()),
             trace: trace.clone(),
             findings: findings.clone(),
         };
-        let mut sim = network(&mut rng, self.disturbed + ENDS_WITHIN);
         let mut nodes = (1..=self.nodes)
             .map(|number| {
                 let machine = Machine::new(rng.random(), rng.random_range(-100..100));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use millrace_api::bug::{Bug, planted};
 use millrace_api::command::Command;
 use millrace_api::id::{
     ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, Nonce, StreamId, StreamletId, WriterId, ZoneGen,
@@ -379,7 +380,7 @@ impl Fold {
         );
         let end = StreamPosition::new(header.end_seq(), header.last_timestamp);
         folded.start.tail = end;
-        if header.writer != WriterId(0) {
+        if header.writer != WriterId(0) && !planted(Bug::WritersForgotten) {
             let start = StreamPosition::new(header.first_seq, header.first_timestamp);
             let done = Sequenced {
                 start,
@@ -403,6 +404,8 @@ impl Fold {
                 continue;
             };
             match command {
+                Command::Fence(_) if planted(Bug::TokenForgotten) => {}
+                Command::Trim(_) if planted(Bug::TrimForgotten) => {}
                 Command::Fence(token) => {
                     folded.start.token = token;
                     folded.start.token_seq_num = Some(seq_num);
