@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, ensure};
 
-use crate::RunArgs;
-
 /// What became of a seed.
 struct Done {
     seed: u64,
@@ -17,7 +15,12 @@ struct Done {
 }
 
 /// Runs them all, `jobs` at a time; `true` if nothing was wrong in any. Says of each that failed how to run it again.
-pub fn run(seeds: Range<u64>, jobs: usize, args: &RunArgs) -> anyhow::Result<bool> {
+/// `command` is what this program is called with for a seed.
+pub fn run(
+    seeds: Range<u64>,
+    jobs: usize,
+    command: impl Fn(u64) -> Vec<String> + Sync,
+) -> anyhow::Result<bool> {
     ensure!(
         !seeds.is_empty(),
         "there are no seeds from {} up to {}",
@@ -32,10 +35,11 @@ pub fn run(seeds: Range<u64>, jobs: usize, args: &RunArgs) -> anyhow::Result<boo
             if seed >= seeds.end {
                 return Ok(());
             }
-            let done = one(args, seed)?;
+            let args = command(seed);
+            let done = one(&args, seed)?;
             print!("{}", done.printed);
             if !done.ok {
-                println!("again: millrace-sim run {}", args.of(done.seed).join(" "));
+                println!("again: millrace-sim {}", args.join(" "));
                 let mut failed = failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 failed.push(done.seed);
             }
@@ -61,9 +65,9 @@ pub fn run(seeds: Range<u64>, jobs: usize, args: &RunArgs) -> anyhow::Result<boo
 }
 
 /// A run that did not come to its end is not ok.
-fn one(args: &RunArgs, seed: u64) -> anyhow::Result<Done> {
+fn one(args: &[String], seed: u64) -> anyhow::Result<Done> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.arg("run").args(args.of(seed)).arg("--quiet");
+    command.args(args).arg("--quiet");
     let output = command
         .stdin(Stdio::null())
         .output()

@@ -10,6 +10,7 @@ mod disk;
 mod faults;
 mod findings;
 mod invariant;
+mod log;
 mod network;
 mod operator;
 mod run;
@@ -32,6 +33,7 @@ use rand_of_mad_turmoil::SeedableRng;
 
 use crate::faults::Kind;
 use crate::findings::Findings;
+use crate::log::LogRun;
 use crate::run::{Outcome, Run};
 use crate::trace::Trace;
 
@@ -54,6 +56,8 @@ enum Command {
     Meta(OneSeed),
     /// Many runs, one for each seed; fails if anything was wrong in one of them
     Bank(ManySeeds),
+    /// The log of one channel over three zones, without a cluster: one run, or many
+    Log(LogArgs),
     /// Breaks one rule after the other and tries seeds until that is found; fails if one never is
     #[cfg(feature = "bugs")]
     Bugs(ManyBugs),
@@ -107,6 +111,34 @@ struct ManySeeds {
 }
 
 #[derive(Args)]
+struct LogArgs {
+    /// Decides everything
+    #[arg(long, required_unless_present = "seeds", conflicts_with = "seeds")]
+    seed: Option<u64>,
+
+    /// One run for each: the first seed, and the one behind the last
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
+    seeds: Option<Range<u64>>,
+
+    /// How many at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+
+    /// Simulated seconds in which things go wrong
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+
+    /// Print the verdict alone
+    #[arg(long)]
+    quiet: bool,
+
+    /// Break this rule
+    #[cfg(feature = "bugs")]
+    #[arg(long, value_name = "BUG", value_parser = parse_bug)]
+    bug: Option<Bug>,
+}
+
+#[derive(Args)]
 struct RunArgs {
     /// Simulated seconds in which things go wrong
     #[arg(long, default_value_t = 15)]
@@ -150,7 +182,10 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(it) => run(it.seed, it.run),
         Command::Meta(it) => twice::run(&it.run, it.seed),
-        Command::Bank(it) => bank::run(it.seeds, it.jobs, &it.run),
+        Command::Bank(it) => bank::run(it.seeds, it.jobs, |seed| {
+            [vec!["run".into()], it.run.of(seed)].concat()
+        }),
+        Command::Log(it) => run_log(it),
         #[cfg(feature = "bugs")]
         Command::Bugs(it) => {
             let bugs = if it.bugs.is_empty() { Bug::ALL } else { &it.bugs };
@@ -191,6 +226,49 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
     Ok(outcome.findings.is_empty())
 }
 
+/// `true` if nothing was wrong.
+fn run_log(args: LogArgs) -> anyhow::Result<bool> {
+    let seconds = args.seconds.to_string();
+    let (Some(seed), None) = (args.seed, args.seeds.clone()) else {
+        let seeds = args.seeds.unwrap_or_default();
+        return bank::run(seeds, args.jobs, |seed| {
+            ["log", "--seed", &seed.to_string(), "--seconds", &seconds]
+                .map(str::to_owned)
+                .to_vec()
+        });
+    };
+    #[cfg(feature = "bugs")]
+    args.bug.into_iter().for_each(millrace_api::bug::plant);
+    let run = LogRun {
+        seed,
+        disturbed: Duration::from_secs(args.seconds),
+    };
+    let outcome = on_seeded_thread(seed, move || {
+        let (trace, findings) = watched(args.quiet, "info")?;
+        run.run(&trace, &findings)
+    })?;
+    let mut to = std::io::stdout().lock();
+    for finding in &outcome.findings {
+        // What cannot be told is still in the exit status.
+        let _ = writeln!(to, "WRONG: {finding}");
+    }
+    let _ = writeln!(
+        to,
+        "seed {seed}: {}, {} owners, {} recoveries, {} records acknowledged, {:.1} s simulated, hash {:016x}",
+        if outcome.findings.is_empty() {
+            "ok"
+        } else {
+            "FAILED"
+        },
+        outcome.owners,
+        outcome.recoveries,
+        outcome.acknowledged,
+        outcome.simulated.as_secs_f64(),
+        outcome.hash,
+    );
+    Ok(outcome.findings.is_empty())
+}
+
 impl RunArgs {
     /// As a command line, for one seed.
     fn of(&self, seed: u64) -> Vec<String> {
@@ -214,6 +292,13 @@ impl RunArgs {
 }
 
 fn simulate(run: &Run, quiet: bool, log: &str) -> anyhow::Result<Outcome> {
+    let _clocks = mad_turmoil::time::SimClocksGuard::init();
+    let (trace, findings) = watched(quiet, log)?;
+    run.run(&trace, &findings)
+}
+
+/// Where everything is written down that happens from now on, and what is wrong.
+fn watched(quiet: bool, log: &str) -> anyhow::Result<(Trace, Findings)> {
     let trace = Trace::new(!quiet);
     trace.collect_logs(log)?;
     let findings = Findings::new(trace.clone());
@@ -224,10 +309,10 @@ fn simulate(run: &Run, quiet: bool, log: &str) -> anyhow::Result<Outcome> {
         panics.add(format!("a panic: {panic}"));
         told(panic);
     }));
-    run.run(&trace, &findings)
+    Ok((trace, findings))
 }
 
-/// Runs `work` on a thread whose randomness and clocks are the simulation's from its first moment: hash maps of a
+/// Runs `work` on a thread whose randomness is the simulation's from its first moment: hash maps of a
 /// thread take their seeds once, and this one's take them from here.
 fn on_seeded_thread<T: Send + 'static>(
     seed: u64,
@@ -241,7 +326,6 @@ fn on_seeded_thread<T: Send + 'static>(
         .stack_size(STACK_BYTES);
     let running = thread.spawn(move || {
         fastrand::seed(seed);
-        let _clocks = mad_turmoil::time::SimClocksGuard::init();
         work()
     });
     match running.context("cannot start the simulation")?.join() {

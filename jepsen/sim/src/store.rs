@@ -29,6 +29,8 @@ const WAY_US: std::ops::Range<u64> = 500..4_000;
 /// One request in so many takes this many times as long.
 const SLOW_ONE_IN: u32 = 200;
 const SLOW_TIMES: u64 = 20;
+/// A request that fails has done so after this.
+const FAILS_WITHIN_MS: u64 = 2_000;
 /// A client that hears nothing gives up after this.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -225,6 +227,11 @@ impl StoreOf {
         } = inner.trouble;
         if draw < fails {
             let refusal = Err(StoreError::Retry("503".into()));
+            // Some say so at once, others after a while.
+            let answers = match inner.rng.random() {
+                true => answers,
+                false => answers + Duration::from_millis(inner.rng.random_range(0..FAILS_WITHIN_MS)),
+            };
             // Nobody may wait any more.
             inner.at(answers, from(Box::new(move |_| drop(answer.send(refusal)))));
             return answered;
