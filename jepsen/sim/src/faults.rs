@@ -185,7 +185,7 @@ impl Fault {
         };
         let lasts = match rng.random_ratio(1, 2) {
             true => rng.random_range(50..1_500),
-            false => rng.random_range(1_500..7_000),
+            false => rng.random_range(1_500..10_000),
         };
         let slow = match kind {
             Kind::StoreSlow => rng.random_range(5..60),

@@ -38,6 +38,8 @@ pub struct Actor {
     written: u64,
     pulse: Pulse,
     findings: Findings,
+    /// The token that was in force by what refused the last append, if one did.
+    pub in_force: Option<String>,
 }
 
 /// What an append asks for besides its records.
@@ -68,6 +70,7 @@ impl Actor {
             written: 0,
             pulse: setting.pulse.clone(),
             findings: track.findings.clone(),
+            in_force: None,
         })
     }
 
@@ -162,6 +165,10 @@ impl Actor {
         if let Err(Error::SeqNumMismatch { next }) = &answer {
             self.tail = *next;
         }
+        self.in_force = match &answer {
+            Err(Error::FencingTokenMismatch { in_force }) => Some(in_force.to_string()),
+            _ => None,
+        };
         let finish = appended(&answer);
         self.client.finish(open, finish);
         self.must_be_there(answer.err());
