@@ -203,7 +203,10 @@ impl Play {
                     store.hold(owner);
                     held.push((store, owner, now + self.lasting()));
                 }
-                19 if !self.replaced && unwell.is_none() => self.replace_zone()?,
+                19 if !self.replaced && unwell.is_none() => {
+                    let store = self.replace_zone().await?;
+                    unwell = Some((store, Instant::now() + self.lasting()));
+                }
                 _ => {}
             }
         }
@@ -267,7 +270,7 @@ impl Play {
 
     fn any_zone(&mut self) -> Store {
         let zone = self.rng.random_range(0..ZONES);
-        self.world.zones.borrow()[zone].0.clone()
+        self.zone(zone)
     }
 
     fn lasting(&mut self) -> Duration {
@@ -303,12 +306,35 @@ impl Play {
         (1..=OWNERS_MAX).for_each(|owner| store.cut_off(owner, false));
     }
 
-    /// A blank zone takes the place of one that nobody hears of any more. Whoever owns the channel then begins a new
-    /// epoch under it.
-    fn replace_zone(&mut self) -> anyhow::Result<()> {
+    /// A blank zone takes the place of one that nobody hears of any more, at a bad time: what an owner wrote last is
+    /// there, and in no other zone or in one that is dark just then. Answers that one.
+    async fn replace_zone(&mut self) -> anyhow::Result<Store> {
         self.replaced = true;
-        let (seed, zone) = (self.rng.random(), self.rng.random_range(0..ZONES));
-        let store = Store::new(seed, self.world.trace.clone());
+        let zone = self.rng.random_range(0..ZONES);
+        let others: Vec<Store> = (1..ZONES).map(|by| self.zone((zone + by) % ZONES)).collect();
+        let owner = self.owners.len() as u64;
+        let missing = &others[..self.rng.random_range(1..=others.len())];
+        missing.iter().for_each(|store| store.cut_off(owner, true));
+        sleep(Duration::from_millis(self.rng.random_range(50..400))).await;
+        self.world.trace.line(&format!(
+            "owner {owner} dies, and {} zones do not know what it wrote",
+            missing.len()
+        ));
+        self.owners[owner as usize - 1].abort();
+        missing.iter().for_each(|store| store.cut_off(owner, false));
+        if missing.len() == others.len() {
+            // Time for the next owner to save what it finds.
+            let next = self.begin_owner();
+            let world = self.world.clone();
+            let saved = async {
+                while !world.truth.borrow().has_written_since(next) {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            // An owner that does not come to write is found out at the end.
+            let _ = timeout(Duration::from_secs(10), saved).await;
+        }
+        let store = Store::new(self.rng.random(), self.world.trace.clone());
         let zone_gen = ZoneGen(ZONES as u128 + 1);
         self.world.trace.line(&format!("zone {zone} is replaced"));
         self.world
@@ -318,7 +344,13 @@ impl Play {
         self.stores.borrow_mut().push(store.clone());
         let (former, _) = std::mem::replace(&mut self.world.zones.borrow_mut()[zone], (store, zone_gen));
         (1..=OWNERS_MAX).for_each(|owner| former.cut_off(owner, true));
+        let dark = others[others.len() - 1].clone();
+        (1..=OWNERS_MAX).for_each(|owner| dark.cut_off(owner, true));
         self.begin_owner();
-        Ok(())
+        Ok(dark)
+    }
+
+    fn zone(&self, zone: usize) -> Store {
+        self.world.zones.borrow()[zone].0.clone()
     }
 }
