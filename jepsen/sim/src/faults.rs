@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use turmoil::Sim;
 
 use crate::cluster::{SimNode, World, host};
+use crate::schedule::{Planned, Schedule, Whom};
 use crate::store::Trouble;
 
 /// The host that clients run on.
@@ -63,6 +64,8 @@ pub struct Fault {
     kind: Kind,
     /// Number of the node that it is about.
     node: u64,
+    /// Who that is, if it is only known when the fault begins.
+    whom: Option<Whom>,
     /// The other nodes that it is about, where it is about connections.
     others: Vec<u64>,
     from: Duration,
@@ -144,6 +147,36 @@ impl Faults {
         }
     }
 
+    /// Those that somebody has planned; what is not said of them is drawn.
+    pub fn planned(schedule: &Schedule, nodes: u64, began: Duration, rng: &mut SmallRng) -> Self {
+        let fault = |planned: &Planned| {
+            let drawn = Fault::draw(planned.kind, nodes, began, began, rng);
+            Fault {
+                whom: Some(planned.whom),
+                others: Vec::new(),
+                from: began + planned.from,
+                until: began + planned.until,
+                ..drawn
+            }
+        };
+        let coming: Vec<Fault> = schedule.0.iter().map(fault).collect();
+        let until = coming.iter().map(|fault| fault.until).max();
+        Self {
+            coming,
+            installed: Vec::new(),
+            until: until.unwrap_or(began),
+        }
+    }
+
+    /// Leaves out all but these, counted from 0.
+    pub fn keep(&mut self, kept: &[usize]) {
+        let mut index = 0;
+        self.coming.retain(|_| {
+            index += 1;
+            kept.contains(&(index - 1))
+        });
+    }
+
     /// Puts in and takes away what is due.
     pub fn step(&mut self, now: Duration, sim: &mut Sim<'_>, nodes: &mut [SimNode], world: &World) {
         let (over, still) = self.installed.drain(..).partition(|fault| fault.until <= now);
@@ -154,7 +187,8 @@ impl Faults {
             fault.remove(sim, nodes, world);
         }
         while self.coming.first().is_some_and(|fault| fault.from <= now) {
-            let fault = self.coming.remove(0);
+            let mut fault = self.coming.remove(0);
+            fault.choose(nodes);
             world.trace.line(&format!("fault: {}", fault.text()));
             fault.install(sim, nodes, world);
             self.installed.push(fault);
@@ -195,6 +229,7 @@ impl Fault {
         Self {
             kind,
             node,
+            whom: None,
             others,
             from,
             until: (from + Duration::from_millis(lasts)).min(end),
@@ -206,6 +241,14 @@ impl Fault {
             },
             step_ms: rng.random_range(-3_000..3_000),
             draw: rng.random(),
+        }
+    }
+
+    fn choose(&mut self, nodes: &[SimNode]) {
+        if let Some(whom) = self.whom {
+            self.node = whom.number(nodes);
+            let others = nodes.iter().map(|node| node.number);
+            self.others = others.filter(|other| *other != self.node).collect();
         }
     }
 

@@ -14,6 +14,8 @@ mod log;
 mod network;
 mod operator;
 mod run;
+mod schedule;
+mod shrink;
 mod store;
 mod trace;
 mod twice;
@@ -52,6 +54,8 @@ struct Cli {
 enum Command {
     /// One run. Prints what happened, and the verdict last; fails if anything was wrong
     Run(OneSeed),
+    /// A run that fails, with as few of its faults as will do
+    Shrink(OneSeed),
     /// The same run twice, each in a process of its own; fails if they differ in a byte
     Meta(OneSeed),
     /// Many runs, one for each seed; fails if anything was wrong in one of them
@@ -99,8 +103,12 @@ struct OneSeed {
 #[derive(Args)]
 struct ManySeeds {
     /// The first seed, and the one behind the last
-    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
-    seeds: Range<u64>,
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds, required_unless_present = "dir")]
+    seeds: Option<Range<u64>>,
+
+    /// Runs that were kept: the lines of the files in this directory, each with arguments of this program
+    #[arg(long, value_name = "DIR", conflicts_with = "seeds")]
+    dir: Option<PathBuf>,
 
     /// How many at a time
     #[arg(long, default_value_t = 1)]
@@ -152,6 +160,15 @@ struct RunArgs {
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     faults: Option<Vec<String>>,
 
+    /// Faults with their times, instead of drawn ones: KIND:WHOM:FROM-UNTIL,…, with a node's number, `owner` or
+    /// `leader`, and seconds
+    #[arg(long, conflicts_with = "faults")]
+    schedule: Option<String>,
+
+    /// Of all faults only these, counted from 0
+    #[arg(long, value_delimiter = ',', num_args = 0..)]
+    keep: Option<Vec<String>>,
+
     /// Nodes of the cluster
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=9))]
     nodes: u64,
@@ -182,9 +199,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(it) => run(it.seed, it.run),
         Command::Meta(it) => twice::run(&it.run, it.seed),
-        Command::Bank(it) => bank::run(it.seeds, it.jobs, |seed| {
-            [vec!["run".into()], it.run.of(seed)].concat()
-        }),
+        Command::Shrink(it) => shrink::run(&it.run, it.seed),
+        Command::Bank(it) => run_bank(&it),
         Command::Log(it) => run_log(it),
         #[cfg(feature = "bugs")]
         Command::Bugs(it) => {
@@ -212,6 +228,8 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
         disturbed: Duration::from_secs(args.seconds),
         workload: args.workload,
         faults: args.faults.as_deref().map(kinds).transpose()?,
+        schedule: args.schedule.as_deref().map(str::parse).transpose()?,
+        keep: args.keep.as_deref().map(indices).transpose()?,
         nodes: args.nodes,
         pause: Duration::from_millis(args.pause_ms),
         out: std::path::absolute(
@@ -226,16 +244,25 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
     Ok(outcome.findings.is_empty())
 }
 
+fn run_bank(bank: &ManySeeds) -> anyhow::Result<bool> {
+    let runs = match &bank.dir {
+        Some(dir) => bank::kept(dir)?,
+        None => {
+            let seeds = bank.seeds.clone().unwrap_or_default();
+            let run = |seed| [vec!["run".to_owned()], bank.run.of(seed)].concat();
+            seeds.map(run).collect()
+        }
+    };
+    bank::run(&runs, bank.jobs)
+}
+
 /// `true` if nothing was wrong.
 fn run_log(args: LogArgs) -> anyhow::Result<bool> {
     let seconds = args.seconds.to_string();
     let (Some(seed), None) = (args.seed, args.seeds.clone()) else {
-        let seeds = args.seeds.unwrap_or_default();
-        return bank::run(seeds, args.jobs, |seed| {
-            ["log", "--seed", &seed.to_string(), "--seconds", &seconds]
-                .map(str::to_owned)
-                .to_vec()
-        });
+        let run = |seed: u64| ["log", "--seed", &seed.to_string(), "--seconds", &seconds].map(str::to_owned);
+        let runs = args.seeds.unwrap_or_default().map(|seed| run(seed).to_vec());
+        return bank::run(&runs.collect::<Vec<_>>(), args.jobs);
     };
     #[cfg(feature = "bugs")]
     args.bug.into_iter().for_each(millrace_api::bug::plant);
@@ -283,6 +310,13 @@ impl RunArgs {
         }
         if let Some(name) = self.workload.and_then(|workload| workload.to_possible_value()) {
             add("--workload", name.get_name().to_owned());
+        }
+        #[cfg(feature = "bugs")]
+        if let Some(bug) = self.bug {
+            add("--bug", bug.name().to_owned());
+        }
+        if let Some(schedule) = &self.schedule {
+            add("--schedule", schedule.clone());
         }
         if let Some(faults) = &self.faults {
             add("--faults", faults.join(","));
@@ -358,6 +392,13 @@ fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
     let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number"));
     let (first, end) = text.split_once("..").ok_or("expected A..B")?;
     Ok(number(first)?..number(end)?)
+}
+
+/// Numbers of faults; an empty text names none.
+fn indices(texts: &[String]) -> anyhow::Result<Vec<usize>> {
+    let texts = texts.iter().filter(|text| !text.is_empty());
+    let number = |text: &String| text.parse().with_context(|| format!("{text:?} is not a number"));
+    texts.map(number).collect()
 }
 
 /// Names of kinds, or `none`.
