@@ -5,6 +5,7 @@
 
 pub mod assembler;
 pub mod batch;
+pub mod bug;
 pub mod command;
 pub mod config;
 pub mod error;

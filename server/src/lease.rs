@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use millrace_api::bug::{Bug, planted};
 use tokio::sync::Notify;
 
 use crate::env::Ambient;
@@ -53,6 +54,7 @@ impl Lease {
     pub fn is_valid(&self) -> bool {
         match &self.0 {
             None => true,
+            Some(_) if planted(Bug::AnswerWithoutLease) => true,
             Some(granted) => granted.is_valid(),
         }
     }

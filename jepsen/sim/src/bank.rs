@@ -1,45 +1,54 @@
-//! Many seeds, each in a process of its own, a few at a time.
+//! Many runs, each in a process of its own, a few at a time.
 
-use std::ops::Range;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, ensure};
 
-use crate::RunArgs;
-
-/// What became of a seed.
-struct Done {
-    seed: u64,
-    ok: bool,
-    printed: String,
+/// The runs that are kept in a directory: the lines of all its files, in order of their names. What follows a `#` is
+/// for people.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn kept(dir: &Path) -> anyhow::Result<Vec<Vec<String>>> {
+    let cannot = || format!("cannot read {}", dir.display());
+    let mut files = std::fs::read_dir(dir)
+        .with_context(cannot)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(cannot)?;
+    files.sort();
+    let mut runs = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).with_context(cannot)?;
+        let lines = text
+            .lines()
+            .map(|line| line.split('#').next().unwrap_or_default());
+        let words = lines.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        runs.extend(words.filter(|words| !words.is_empty()));
+    }
+    Ok(runs)
 }
 
-/// Runs them all, `jobs` at a time; `true` if nothing was wrong in any. Says of each that failed how to run it again.
-pub fn run(seeds: Range<u64>, jobs: usize, args: &RunArgs) -> anyhow::Result<bool> {
-    ensure!(
-        !seeds.is_empty(),
-        "there are no seeds from {} up to {}",
-        seeds.start,
-        seeds.end
-    );
-    let next = AtomicU64::new(seeds.start);
+/// Does all runs, given as arguments of this program, `jobs` at a time; `true` if nothing was wrong in any. Says of each
+/// that failed how to do it again.
+pub fn run(runs: &[Vec<String>], jobs: usize) -> anyhow::Result<bool> {
+    ensure!(!runs.is_empty(), "there is nothing to run");
+    let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     let work = || -> anyhow::Result<()> {
-        loop {
-            let seed = next.fetch_add(1, Ordering::SeqCst);
-            if seed >= seeds.end {
-                return Ok(());
-            }
-            let done = one(args, seed)?;
-            print!("{}", done.printed);
-            if !done.ok {
-                println!("again: millrace-sim run {}", args.of(done.seed).join(" "));
-                let mut failed = failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                failed.push(done.seed);
+        while let Some(args) = runs.get(next.fetch_add(1, Ordering::SeqCst)) {
+            let (ok, printed) = one(args)?;
+            print!("{printed}");
+            if !ok {
+                let again = format!("millrace-sim {}", args.join(" "));
+                println!("again: {again}");
+                failed.lock().unwrap_or_else(PoisonError::into_inner).push(again);
             }
         }
+        Ok(())
     };
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
@@ -51,19 +60,17 @@ pub fn run(seeds: Range<u64>, jobs: usize, args: &RunArgs) -> anyhow::Result<boo
         }
         Ok(())
     })?;
-    let mut failed = failed
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     failed.sort_unstable();
-    let count = seeds.end - seeds.start;
-    println!("{count} seeds, {} failed: {failed:?}", failed.len());
+    println!("{} runs, {} failed", runs.len(), failed.len());
+    failed.iter().for_each(|again| println!("  {again}"));
     Ok(failed.is_empty())
 }
 
-/// A run that did not come to its end is not ok.
-fn one(args: &RunArgs, seed: u64) -> anyhow::Result<Done> {
+/// Whether it is ok, and what it printed. A run that did not come to its end is not ok.
+fn one(args: &[String]) -> anyhow::Result<(bool, String)> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.arg("run").args(args.of(seed)).arg("--quiet");
+    command.args(args).arg("--quiet");
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -72,14 +79,25 @@ fn one(args: &RunArgs, seed: u64) -> anyhow::Result<Done> {
     let code = output.status.code();
     if code != Some(0) && code != Some(1) {
         printed += &format!(
-            "seed {seed}: FAILED, ended with {}\n{}",
+            "{}: FAILED, ended with {}\n{}",
+            args.join(" "),
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(Done {
-        seed,
-        ok: code == Some(0),
-        printed,
-    })
+    Ok((code == Some(0), printed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_runs_are_lines_without_what_is_for_people() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("b"), "run --seed 2\n").unwrap();
+        std::fs::write(dir.path().join("a"), "# why\n\nrun --seed 1 # because\n").unwrap();
+        let run = |seed: &str| ["run", "--seed", seed].map(str::to_owned).to_vec();
+        assert_eq!(kept(dir.path()).unwrap(), [run("1"), run("2")]);
+    }
 }

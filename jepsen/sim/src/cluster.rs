@@ -13,11 +13,15 @@ use millrace_server::config::{NodeConfig, Settings};
 use millrace_server::env::Env;
 use millrace_server::node::{Ended, Node, NodeError};
 use millrace_server::store::StoreError;
+use rand::rngs::SmallRng;
+use tokio::sync::Notify;
 use turmoil::Sim;
 
 use crate::ambient::Machine;
+use crate::disk;
 use crate::findings::Findings;
 use crate::network::Wires;
+use crate::operator::Operator;
 use crate::store::Store;
 use crate::trace::Trace;
 
@@ -35,6 +39,7 @@ const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct World {
     pub wires: Wires,
     pub store: Store,
+    pub operator: Operator,
     pub trace: Trace,
     pub findings: Findings,
 }
@@ -54,6 +59,9 @@ pub struct SimNode {
     pub machine: Machine,
     /// The metadata of the process that serves now.
     meta: Rc<RefCell<Option<Meta>>>,
+    /// Asks the process to stop.
+    stop: Rc<Notify>,
+    disk: PathBuf,
     state: State,
 }
 
@@ -82,6 +90,7 @@ impl SimNode {
         dir: PathBuf,
     ) -> Self {
         let meta = Rc::new(RefCell::new(None));
+        let stop = Rc::new(Notify::new());
         let env = Env {
             ambient: Arc::new(machine.clone()),
             network: Arc::new(world.wires.clone()),
@@ -89,6 +98,7 @@ impl SimNode {
             blocking: Blocking::Inline,
         };
         let (shown, world) = (meta.clone(), world.clone());
+        let (asked, disk) = (stop.clone(), dir.clone());
         sim.host(host(number), move || {
             let process = Process {
                 number,
@@ -96,6 +106,7 @@ impl SimNode {
                 dir: dir.clone(),
                 env: env.clone(),
                 meta: shown.clone(),
+                stop: asked.clone(),
                 world: world.clone(),
             };
             async move {
@@ -107,6 +118,8 @@ impl SimNode {
             number,
             machine,
             meta,
+            stop,
+            disk,
             state: State::Up,
         }
     }
@@ -126,6 +139,25 @@ impl SimNode {
         self.meta.borrow_mut().take();
         sim.crash(host(self.number));
         self.state = State::Off;
+    }
+
+    /// The machine loses power: as [`crash`](Self::crash), and what was not synced is not all there.
+    ///
+    /// # Errors
+    /// Of the file system that the disk is on.
+    pub fn lose_power(&mut self, sim: &mut Sim<'_>, rng: &mut SmallRng) -> std::io::Result<u64> {
+        self.crash(sim);
+        match self.disk.is_dir() {
+            true => disk::lose_power(&self.disk, rng),
+            false => Ok(0),
+        }
+    }
+
+    /// Asks the process to stop; it is started again when it has.
+    pub fn ask_to_stop(&self) {
+        if self.meta.borrow().is_some() {
+            self.stop.notify_waiters();
+        }
     }
 
     /// A process starts on the machine.
@@ -154,6 +186,7 @@ struct Process {
     dir: PathBuf,
     env: Env,
     meta: Rc<RefCell<Option<Meta>>>,
+    stop: Rc<Notify>,
     world: World,
 }
 
@@ -175,10 +208,13 @@ impl Process {
         };
         self.world.trace.line(&format!("node {} serves", self.number));
         self.meta.replace(Some(node.meta().clone()));
-        let ended = node.run(std::future::pending()).await;
+        let ended = node.run(self.stop.notified()).await;
         self.meta.take();
         match ended {
-            Ended::Stopped => self.wrong("stopped, and nobody asked it to"),
+            Ended::Stopped => self
+                .world
+                .trace
+                .line(&format!("node {} has stopped", self.number)),
             Ended::Failed(why) => self.wrong(&format!("ended by itself: {why}")),
         }
     }

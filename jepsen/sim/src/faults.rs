@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rand::Rng;
 use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use turmoil::Sim;
 
 use crate::cluster::{SimNode, World, host};
+use crate::schedule::{Planned, Schedule, Whom};
 use crate::store::Trouble;
 
 /// The host that clients run on.
@@ -20,6 +21,16 @@ pub enum Kind {
     Crash,
     /// All processes end at the same time.
     CrashAll,
+    /// A machine loses power, and what was not synced.
+    PowerLoss,
+    /// All machines do.
+    PowerLossAll,
+    /// A process is asked to stop, and started again when it has.
+    Restart,
+    /// All processes are, one after the other.
+    RestartRolling,
+    /// Whatever a process sends or is sent is late, as when it is suspended and goes on where it stood.
+    Pause,
     /// What is sent between a node and the other nodes is late, as when it is sent again and again.
     Hold,
     /// What is sent between a node and the other nodes is lost, and connections break.
@@ -32,12 +43,16 @@ pub enum Kind {
     StoreFlaky,
     /// The store takes long.
     StoreSlow,
+    /// What a node and the store send each other is late.
+    StoreHold,
     /// A node does not reach the store.
     StoreCut,
     /// The store answers nobody.
     StoreDown,
     /// A wall clock is set.
     ClockStep,
+    /// The leader of the metadata group hands over, or a node has no vote for a while.
+    Membership,
     /// The store says of a create that it was done, and throws away what stood there. No store may do that: whoever
     /// looks for faults must find this one. Never drawn.
     StoreLies,
@@ -49,12 +64,16 @@ pub struct Fault {
     kind: Kind,
     /// Number of the node that it is about.
     node: u64,
+    /// Who that is, if it is only known when the fault begins.
+    whom: Option<Whom>,
     /// The other nodes that it is about, where it is about connections.
     others: Vec<u64>,
     from: Duration,
     until: Duration,
     trouble: Trouble,
     step_ms: i64,
+    /// Whatever else has to be decided.
+    draw: u64,
 }
 
 /// All faults of a run.
@@ -71,15 +90,30 @@ impl Kind {
         all.copied().filter(|kind| *kind != Self::StoreLies).collect()
     }
 
-    /// What it disturbs: two that disturb the same are not there at the same time.
+    /// Whether both cannot be there at the same time: they disturb the same.
+    fn collides(self, other: Self) -> bool {
+        let (a, b) = (self.area(), other.area());
+        // A process that is suspended is cut off from everybody, and is not started or stopped.
+        let everywhere = |area: u8| area == Self::Pause.area();
+        let takes_part = |area: u8| matches!(area, 0 | 1 | 2 | 4);
+        a == b || (everywhere(a) && takes_part(b)) || (everywhere(b) && takes_part(a))
+    }
+
     fn area(self) -> u8 {
         match self {
-            Self::Crash | Self::CrashAll => 0,
+            Self::Crash
+            | Self::CrashAll
+            | Self::PowerLoss
+            | Self::PowerLossAll
+            | Self::Restart
+            | Self::RestartRolling => 0,
             Self::Hold | Self::Partition | Self::OneWay => 1,
             Self::HoldClients => 2,
             Self::StoreFlaky | Self::StoreSlow | Self::StoreLies => 3,
-            Self::StoreCut | Self::StoreDown => 4,
+            Self::StoreCut | Self::StoreDown | Self::StoreHold => 4,
             Self::ClockStep => 5,
+            Self::Membership => 6,
+            Self::Pause => 7,
         }
     }
 }
@@ -101,8 +135,7 @@ impl Faults {
                 break;
             }
             let fault = Fault::draw(kinds[rng.random_range(0..kinds.len())], nodes, at, until, rng);
-            let collides =
-                |other: &Fault| other.kind.area() == fault.kind.area() && other.until >= fault.from;
+            let collides = |other: &Fault| other.kind.collides(fault.kind) && other.until >= fault.from;
             if !coming.iter().any(collides) {
                 coming.push(fault);
             }
@@ -112,6 +145,36 @@ impl Faults {
             installed: Vec::new(),
             until,
         }
+    }
+
+    /// Those that somebody has planned; what is not said of them is drawn.
+    pub fn planned(schedule: &Schedule, nodes: u64, began: Duration, rng: &mut SmallRng) -> Self {
+        let fault = |planned: &Planned| {
+            let drawn = Fault::draw(planned.kind, nodes, began, began, rng);
+            Fault {
+                whom: Some(planned.whom),
+                others: Vec::new(),
+                from: began + planned.from,
+                until: began + planned.until,
+                ..drawn
+            }
+        };
+        let coming: Vec<Fault> = schedule.0.iter().map(fault).collect();
+        let until = coming.iter().map(|fault| fault.until).max();
+        Self {
+            coming,
+            installed: Vec::new(),
+            until: until.unwrap_or(began),
+        }
+    }
+
+    /// Leaves out all but these, counted from 0.
+    pub fn keep(&mut self, kept: &[usize]) {
+        let mut index = 0;
+        self.coming.retain(|_| {
+            index += 1;
+            kept.contains(&(index - 1))
+        });
     }
 
     /// Puts in and takes away what is due.
@@ -124,10 +187,18 @@ impl Faults {
             fault.remove(sim, nodes, world);
         }
         while self.coming.first().is_some_and(|fault| fault.from <= now) {
-            let fault = self.coming.remove(0);
+            let mut fault = self.coming.remove(0);
+            fault.choose(nodes);
             world.trace.line(&format!("fault: {}", fault.text()));
             fault.install(sim, nodes, world);
             self.installed.push(fault);
+        }
+        for rolling in self.installed.iter().filter(|it| it.kind == Kind::RestartRolling) {
+            let turn = rolling.roll(now, nodes);
+            nodes
+                .iter()
+                .filter(|node| Some(node.number) == turn)
+                .for_each(SimNode::ask_to_stop);
         }
     }
 
@@ -148,7 +219,7 @@ impl Fault {
         };
         let lasts = match rng.random_ratio(1, 2) {
             true => rng.random_range(50..1_500),
-            false => rng.random_range(1_500..7_000),
+            false => rng.random_range(1_500..10_000),
         };
         let slow = match kind {
             Kind::StoreSlow => rng.random_range(5..60),
@@ -158,6 +229,7 @@ impl Fault {
         Self {
             kind,
             node,
+            whom: None,
             others,
             from,
             until: (from + Duration::from_millis(lasts)).min(end),
@@ -168,6 +240,15 @@ impl Fault {
                 lies: kind == Kind::StoreLies,
             },
             step_ms: rng.random_range(-3_000..3_000),
+            draw: rng.random(),
+        }
+    }
+
+    fn choose(&mut self, nodes: &[SimNode]) {
+        if let Some(whom) = self.whom {
+            self.node = whom.number(nodes);
+            let others = nodes.iter().map(|node| node.number);
+            self.others = others.filter(|other| *other != self.node).collect();
         }
     }
 
@@ -178,6 +259,13 @@ impl Fault {
         match kind {
             Kind::Crash => format!("crash of node {node}"),
             Kind::CrashAll => "crash of all nodes".into(),
+            Kind::PowerLoss => format!("node {node} loses power"),
+            Kind::PowerLossAll => "all nodes lose power".into(),
+            Kind::Restart => format!("node {node} is asked to stop"),
+            Kind::RestartRolling => "nodes are asked to stop, one after the other".into(),
+            Kind::Pause => format!("node {node} is suspended"),
+            Kind::StoreHold => format!("what node {node} and the store send each other is late"),
+            Kind::Membership => format!("the membership of node {node} changes"),
             Kind::Hold => format!("what nodes {node} and {others:?} send each other is late"),
             Kind::Partition => format!("what nodes {node} and {others:?} send each other is lost"),
             Kind::OneWay => format!("what node {node} sends to {others:?} is lost"),
@@ -198,6 +286,26 @@ impl Fault {
                     node.crash(sim);
                 }
             }
+            Kind::PowerLoss | Kind::PowerLossAll => {
+                let mut rng = SmallRng::seed_from_u64(self.draw);
+                for node in self.crashed(nodes) {
+                    match node.lose_power(sim, &mut rng) {
+                        Ok(bytes) => world
+                            .trace
+                            .line(&format!("node {} lost {bytes} bytes", node.number)),
+                        Err(error) => world.findings.add(format!("the simulated disk: {error}")),
+                    }
+                }
+            }
+            Kind::Restart => self.crashed(nodes).for_each(|node| node.ask_to_stop()),
+            // Whose turn it is depends on the time.
+            Kind::RestartRolling => {}
+            Kind::Pause => {
+                self.everybody(nodes, |a, b| sim.hold(a, b));
+                world.store.hold(self.node);
+            }
+            Kind::StoreHold => world.store.hold(self.node),
+            Kind::Membership => world.operator.change(self.node, self.draw, nodes),
             Kind::Hold => self.pairs(|a, b| sim.hold(a, b)),
             Kind::Partition => self.pairs(|a, b| sim.partition(a, b)),
             Kind::OneWay => self.pairs(|a, b| sim.partition_oneway(a, b)),
@@ -218,11 +326,19 @@ impl Fault {
 
     fn remove(&self, sim: &mut Sim<'_>, nodes: &mut [SimNode], world: &World) {
         match self.kind {
-            Kind::Crash | Kind::CrashAll => {
+            Kind::Crash | Kind::CrashAll | Kind::PowerLoss | Kind::PowerLossAll => {
                 for node in self.crashed(nodes) {
                     node.start(sim);
                 }
             }
+            // They start again by themselves.
+            Kind::Restart | Kind::RestartRolling => {}
+            Kind::Pause => {
+                self.everybody(nodes, |a, b| sim.release(a, b));
+                world.store.release(self.node, sim.elapsed());
+            }
+            Kind::StoreHold => world.store.release(self.node, sim.elapsed()),
+            Kind::Membership => world.operator.restore(nodes),
             Kind::Hold => self.pairs(|a, b| sim.release(a, b)),
             Kind::Partition | Kind::OneWay => {
                 self.pairs(|a, b| {
@@ -248,8 +364,27 @@ impl Fault {
     }
 
     fn crashed<'a>(&self, nodes: &'a mut [SimNode]) -> impl Iterator<Item = &'a mut SimNode> {
-        let (all, number) = (self.kind == Kind::CrashAll, self.node);
+        let all = matches!(self.kind, Kind::CrashAll | Kind::PowerLossAll);
+        let number = self.node;
         nodes.iter_mut().filter(move |node| all || node.number == number)
+    }
+
+    /// All that the node exchanges anything with.
+    fn everybody(&self, nodes: &[SimNode], mut each: impl FnMut(&str, &str)) {
+        let others = nodes.iter().map(|node| node.number);
+        for other in others.filter(|other| *other != self.node) {
+            each(&host(self.node), &host(other));
+        }
+        each(&host(self.node), CLIENTS);
+    }
+
+    /// One node after the other has its turn while the fault lasts.
+    fn roll(&self, now: Duration, nodes: &[SimNode]) -> Option<u64> {
+        let turn = (self.until - self.from) / (nodes.len() as u32 + 1);
+        let since = now.checked_sub(self.from)?;
+        let begins = since.as_millis() % turn.as_millis().max(1) == 0;
+        let number = (since.as_millis() / turn.as_millis().max(1)) as u64 + 1;
+        (begins && number <= nodes.len() as u64).then_some(number)
     }
 
     fn pairs(&self, mut each: impl FnMut(&str, &str)) {

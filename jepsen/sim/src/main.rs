@@ -2,13 +2,20 @@
 
 mod ambient;
 mod bank;
+#[cfg(feature = "bugs")]
+mod bugs;
 mod clients;
 mod cluster;
+mod disk;
 mod faults;
 mod findings;
 mod invariant;
+mod log;
 mod network;
+mod operator;
 mod run;
+mod schedule;
+mod shrink;
 mod store;
 mod trace;
 mod twice;
@@ -21,11 +28,14 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+#[cfg(feature = "bugs")]
+use millrace_api::bug::Bug;
 use millrace_jepsen::workload::Workload;
 use rand_of_mad_turmoil::SeedableRng;
 
 use crate::faults::Kind;
 use crate::findings::Findings;
+use crate::log::LogRun;
 use crate::run::{Outcome, Run};
 use crate::trace::Trace;
 
@@ -44,10 +54,40 @@ struct Cli {
 enum Command {
     /// One run. Prints what happened, and the verdict last; fails if anything was wrong
     Run(OneSeed),
+    /// A run that fails, with as few of its faults as will do
+    Shrink(OneSeed),
     /// The same run twice, each in a process of its own; fails if they differ in a byte
     Meta(OneSeed),
     /// Many runs, one for each seed; fails if anything was wrong in one of them
     Bank(ManySeeds),
+    /// The log of one channel over three zones, without a cluster: one run, or many
+    Log(LogArgs),
+    /// Breaks one rule after the other and tries seeds until that is found; fails if one never is
+    #[cfg(feature = "bugs")]
+    Bugs(ManyBugs),
+}
+
+#[cfg(feature = "bugs")]
+#[derive(Args)]
+struct ManyBugs {
+    /// Which [default: all]
+    #[arg(long = "only", value_delimiter = ',', value_name = "BUG", value_parser = parse_bug)]
+    bugs: Vec<Bug>,
+
+    /// The first seed, and the one behind the last
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds, default_value = "1..31")]
+    seeds: Range<u64>,
+
+    /// How many at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+
+    /// Run all seeds, also those behind the first that finds it
+    #[arg(long)]
+    exhaustive: bool,
+
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 #[derive(Args)]
@@ -63,8 +103,12 @@ struct OneSeed {
 #[derive(Args)]
 struct ManySeeds {
     /// The first seed, and the one behind the last
-    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
-    seeds: Range<u64>,
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds, required_unless_present = "dir")]
+    seeds: Option<Range<u64>>,
+
+    /// Runs that were kept: the lines of the files in this directory, each with arguments of this program
+    #[arg(long, value_name = "DIR", conflicts_with = "seeds")]
+    dir: Option<PathBuf>,
 
     /// How many at a time
     #[arg(long, default_value_t = 1)]
@@ -72,6 +116,34 @@ struct ManySeeds {
 
     #[command(flatten)]
     run: RunArgs,
+}
+
+#[derive(Args)]
+struct LogArgs {
+    /// Decides everything
+    #[arg(long, required_unless_present = "seeds", conflicts_with = "seeds")]
+    seed: Option<u64>,
+
+    /// One run for each: the first seed, and the one behind the last
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
+    seeds: Option<Range<u64>>,
+
+    /// How many at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+
+    /// Simulated seconds in which things go wrong
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+
+    /// Print the verdict alone
+    #[arg(long)]
+    quiet: bool,
+
+    /// Break this rule
+    #[cfg(feature = "bugs")]
+    #[arg(long, value_name = "BUG", value_parser = parse_bug)]
+    bug: Option<Bug>,
 }
 
 #[derive(Args)]
@@ -88,6 +160,15 @@ struct RunArgs {
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     faults: Option<Vec<String>>,
 
+    /// Faults with their times, instead of drawn ones: KIND:WHOM:FROM-UNTIL,…, with a node's number, `owner` or
+    /// `leader`, and seconds
+    #[arg(long, conflicts_with = "faults")]
+    schedule: Option<String>,
+
+    /// Of all faults only these, counted from 0
+    #[arg(long, value_delimiter = ',', num_args = 0..)]
+    keep: Option<Vec<String>>,
+
     /// Nodes of the cluster
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=9))]
     nodes: u64,
@@ -95,6 +176,11 @@ struct RunArgs {
     /// Mean pause of a client between two operations, in milliseconds
     #[arg(long, default_value_t = 50)]
     pause_ms: u64,
+
+    /// Break this rule
+    #[cfg(feature = "bugs")]
+    #[arg(long = "bug", id = "planted", value_name = "BUG", value_parser = parse_bug)]
+    bug: Option<Bug>,
 
     /// Print the verdict alone
     #[arg(long)]
@@ -113,7 +199,14 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(it) => run(it.seed, it.run),
         Command::Meta(it) => twice::run(&it.run, it.seed),
-        Command::Bank(it) => bank::run(it.seeds, it.jobs, &it.run),
+        Command::Shrink(it) => shrink::run(&it.run, it.seed),
+        Command::Bank(it) => run_bank(&it),
+        Command::Log(it) => run_log(it),
+        #[cfg(feature = "bugs")]
+        Command::Bugs(it) => {
+            let bugs = if it.bugs.is_empty() { Bug::ALL } else { &it.bugs };
+            bugs::run(bugs, it.seeds, it.jobs, it.exhaustive, &it.run)
+        }
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -127,12 +220,16 @@ fn main() -> ExitCode {
 
 /// `true` if nothing was wrong.
 fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
+    #[cfg(feature = "bugs")]
+    args.bug.into_iter().for_each(millrace_api::bug::plant);
     let disks = disks()?;
     let run = Run {
         seed,
         disturbed: Duration::from_secs(args.seconds),
         workload: args.workload,
         faults: args.faults.as_deref().map(kinds).transpose()?,
+        schedule: args.schedule.as_deref().map(str::parse).transpose()?,
+        keep: args.keep.as_deref().map(indices).transpose()?,
         nodes: args.nodes,
         pause: Duration::from_millis(args.pause_ms),
         out: std::path::absolute(
@@ -144,6 +241,58 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
     std::env::set_current_dir(disks.path())?;
     let outcome = on_seeded_thread(seed, move || simulate(&run, args.quiet, &args.log))?;
     show(seed, &outcome);
+    Ok(outcome.findings.is_empty())
+}
+
+fn run_bank(bank: &ManySeeds) -> anyhow::Result<bool> {
+    let runs = match &bank.dir {
+        Some(dir) => bank::kept(dir)?,
+        None => {
+            let seeds = bank.seeds.clone().unwrap_or_default();
+            let run = |seed| [vec!["run".to_owned()], bank.run.of(seed)].concat();
+            seeds.map(run).collect()
+        }
+    };
+    bank::run(&runs, bank.jobs)
+}
+
+/// `true` if nothing was wrong.
+fn run_log(args: LogArgs) -> anyhow::Result<bool> {
+    let seconds = args.seconds.to_string();
+    let (Some(seed), None) = (args.seed, args.seeds.clone()) else {
+        let run = |seed: u64| ["log", "--seed", &seed.to_string(), "--seconds", &seconds].map(str::to_owned);
+        let runs = args.seeds.unwrap_or_default().map(|seed| run(seed).to_vec());
+        return bank::run(&runs.collect::<Vec<_>>(), args.jobs);
+    };
+    #[cfg(feature = "bugs")]
+    args.bug.into_iter().for_each(millrace_api::bug::plant);
+    let run = LogRun {
+        seed,
+        disturbed: Duration::from_secs(args.seconds),
+    };
+    let outcome = on_seeded_thread(seed, move || {
+        let (trace, findings) = watched(args.quiet, "info")?;
+        run.run(&trace, &findings)
+    })?;
+    let mut to = std::io::stdout().lock();
+    for finding in &outcome.findings {
+        // What cannot be told is still in the exit status.
+        let _ = writeln!(to, "WRONG: {finding}");
+    }
+    let _ = writeln!(
+        to,
+        "seed {seed}: {}, {} owners, {} recoveries, {} records acknowledged, {:.1} s simulated, hash {:016x}",
+        if outcome.findings.is_empty() {
+            "ok"
+        } else {
+            "FAILED"
+        },
+        outcome.owners,
+        outcome.recoveries,
+        outcome.acknowledged,
+        outcome.simulated.as_secs_f64(),
+        outcome.hash,
+    );
     Ok(outcome.findings.is_empty())
 }
 
@@ -162,6 +311,13 @@ impl RunArgs {
         if let Some(name) = self.workload.and_then(|workload| workload.to_possible_value()) {
             add("--workload", name.get_name().to_owned());
         }
+        #[cfg(feature = "bugs")]
+        if let Some(bug) = self.bug {
+            add("--bug", bug.name().to_owned());
+        }
+        if let Some(schedule) = &self.schedule {
+            add("--schedule", schedule.clone());
+        }
         if let Some(faults) = &self.faults {
             add("--faults", faults.join(","));
         }
@@ -170,6 +326,13 @@ impl RunArgs {
 }
 
 fn simulate(run: &Run, quiet: bool, log: &str) -> anyhow::Result<Outcome> {
+    let _clocks = mad_turmoil::time::SimClocksGuard::init();
+    let (trace, findings) = watched(quiet, log)?;
+    run.run(&trace, &findings)
+}
+
+/// Where everything is written down that happens from now on, and what is wrong.
+fn watched(quiet: bool, log: &str) -> anyhow::Result<(Trace, Findings)> {
     let trace = Trace::new(!quiet);
     trace.collect_logs(log)?;
     let findings = Findings::new(trace.clone());
@@ -180,10 +343,10 @@ fn simulate(run: &Run, quiet: bool, log: &str) -> anyhow::Result<Outcome> {
         panics.add(format!("a panic: {panic}"));
         told(panic);
     }));
-    run.run(&trace, &findings)
+    Ok((trace, findings))
 }
 
-/// Runs `work` on a thread whose randomness and clocks are the simulation's from its first moment: hash maps of a
+/// Runs `work` on a thread whose randomness is the simulation's from its first moment: hash maps of a
 /// thread take their seeds once, and this one's take them from here.
 fn on_seeded_thread<T: Send + 'static>(
     seed: u64,
@@ -197,7 +360,6 @@ fn on_seeded_thread<T: Send + 'static>(
         .stack_size(STACK_BYTES);
     let running = thread.spawn(move || {
         fastrand::seed(seed);
-        let _clocks = mad_turmoil::time::SimClocksGuard::init();
         work()
     });
     match running.context("cannot start the simulation")?.join() {
@@ -217,10 +379,26 @@ fn disks() -> anyhow::Result<tempfile::TempDir> {
     made.context("cannot make a directory for the machines' disks")
 }
 
+#[cfg(feature = "bugs")]
+fn parse_bug(text: &str) -> Result<Bug, String> {
+    let found = Bug::ALL.iter().find(|bug| bug.name() == text);
+    found.copied().ok_or_else(|| {
+        let names: Vec<_> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+        format!("there are {}", names.join(", "))
+    })
+}
+
 fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
     let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number"));
     let (first, end) = text.split_once("..").ok_or("expected A..B")?;
     Ok(number(first)?..number(end)?)
+}
+
+/// Numbers of faults; an empty text names none.
+fn indices(texts: &[String]) -> anyhow::Result<Vec<usize>> {
+    let texts = texts.iter().filter(|text| !text.is_empty());
+    let number = |text: &String| text.parse().with_context(|| format!("{text:?} is not a number"));
+    texts.map(number).collect()
 }
 
 /// Names of kinds, or `none`.

@@ -21,6 +21,8 @@ use crate::faults::{CLIENTS, Faults, Kind};
 use crate::findings::Findings;
 use crate::invariant::Invariants;
 use crate::network::Wires;
+use crate::operator::Operator;
+use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::trace::{self, Trace};
 
@@ -47,6 +49,10 @@ pub struct Run {
     pub workload: Option<Workload>,
     /// `None`: drawn.
     pub faults: Option<Vec<Kind>>,
+    /// Instead of faults that are drawn.
+    pub schedule: Option<Schedule>,
+    /// Of all faults only these, counted from 0.
+    pub keep: Option<Vec<usize>>,
     pub nodes: u64,
     /// Mean pause of a client between two operations.
     pub pause: Duration,
@@ -87,13 +93,16 @@ impl Run {
             "seed {}, {workload:?}, {shape:?}, faults {kinds:?}",
             self.seed
         ));
+        let planned = self.schedule.iter().flat_map(|schedule| &schedule.0);
+        let planned = planned.map(|planned| planned.until).max().unwrap_or_default();
+        let mut sim = network(&mut rng, self.disturbed.max(planned) + ENDS_WITHIN);
         let world = World {
             wires: Wires::new(trace.clone()),
             store: Store::new(rng.random(), trace.clone()),
+            operator: Operator::new(&mut sim, trace.clone()),
             trace: trace.clone(),
             findings: findings.clone(),
         };
-        let mut sim = network(&mut rng, self.disturbed + ENDS_WITHIN);
         let mut nodes = (1..=self.nodes)
             .map(|number| {
                 let machine = Machine::new(rng.random(), rng.random_range(-100..100));
@@ -134,7 +143,14 @@ impl Run {
             }
             if phases.has_changed()? && *phases.borrow_and_update() == Phase::Working {
                 let (from, until) = (now + CALM, now + CALM + self.disturbed);
-                faults = Some(Faults::draw(&kinds, self.nodes, from, until, &mut drawn));
+                let mut coming = match &self.schedule {
+                    Some(schedule) => Faults::planned(schedule, self.nodes, now, &mut drawn),
+                    None => Faults::draw(&kinds, self.nodes, from, until, &mut drawn),
+                };
+                if let Some(kept) = &self.keep {
+                    coming.keep(kept);
+                }
+                faults = Some(coming);
             }
             if let Some(faults) = &mut faults
                 && *phase.borrow() == Phase::Working

@@ -29,11 +29,19 @@ const WAY_US: std::ops::Range<u64> = 500..4_000;
 /// One request in so many takes this many times as long.
 const SLOW_ONE_IN: u32 = 200;
 const SLOW_TIMES: u64 = 20;
+/// A request that fails has done so after this.
+const FAILS_WITHIN_MS: u64 = 2_000;
 /// A client that hears nothing gives up after this.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 type Objects = BTreeMap<String, Bytes>;
 type Act = Box<dyn FnOnce(&mut Objects) + Send>;
+
+/// Something on its way between a node and the store.
+struct Coming {
+    node: u64,
+    act: Act,
+}
 
 /// What is wrong with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -55,7 +63,10 @@ pub struct Store(Arc<Mutex<Inner>>);
 struct Inner {
     objects: Objects,
     /// What is on its way to the store or back, by the time when it is there.
-    coming: BTreeMap<(Duration, u64), Act>,
+    coming: BTreeMap<(Duration, u64), Coming>,
+    /// Nodes with which nothing is exchanged for now, and what waits for that to end.
+    held: Vec<u64>,
+    waiting: Vec<Coming>,
     next: u64,
     rng: SmallRng,
     trouble: Trouble,
@@ -77,6 +88,8 @@ impl Store {
         Self(Arc::new(Mutex::new(Inner {
             objects: Objects::new(),
             coming: BTreeMap::new(),
+            held: Vec::new(),
+            waiting: Vec::new(),
             next: 0,
             rng: SmallRng::seed_from_u64(seed),
             trouble: Trouble::default(),
@@ -107,6 +120,25 @@ impl Store {
         }
     }
 
+    /// From now on nothing gets through between the node and the store, in either direction; it is late, and not lost.
+    pub fn hold(&self, node: u64) {
+        self.lock().held.push(node);
+    }
+
+    /// What was held gets through from now on, in its order.
+    pub fn release(&self, node: u64, now: Duration) {
+        let mut inner = self.lock();
+        inner.held.retain(|other| *other != node);
+        let (over, still) = std::mem::take(&mut inner.waiting)
+            .into_iter()
+            .partition(|it: &Coming| it.node == node);
+        inner.waiting = still;
+        let over: Vec<Coming> = over;
+        for it in over {
+            inner.at(now, it);
+        }
+    }
+
     /// How many objects it holds.
     pub fn objects(&self) -> usize {
         self.lock().objects.len()
@@ -122,9 +154,13 @@ impl Store {
             if first.key().0 > now {
                 return;
             }
-            let act = first.remove();
+            let coming = first.remove();
+            if inner.held.contains(&coming.node) {
+                inner.waiting.push(coming);
+                continue;
+            }
             let Inner { objects, .. } = &mut *inner;
-            act(objects);
+            (coming.act)(objects);
         }
     }
 
@@ -142,9 +178,9 @@ impl Inner {
         Duration::from_micros(us * self.trouble.slow.max(1))
     }
 
-    fn at(&mut self, time: Duration, act: Act) {
+    fn at(&mut self, time: Duration, coming: Coming) {
         self.next += 1;
-        self.coming.insert((time, self.next), act);
+        self.coming.insert((time, self.next), coming);
     }
 }
 
@@ -181,6 +217,8 @@ impl StoreOf {
         if inner.cut_off.contains(&self.node) {
             return answered;
         }
+        let node = self.node;
+        let from = |act: Act| Coming { node, act };
         let (there, back) = (inner.way(), inner.way());
         let (arrives, answers) = (trace::now() + there, trace::now() + there + back);
         let draw: f64 = inner.rng.random();
@@ -189,8 +227,13 @@ impl StoreOf {
         } = inner.trouble;
         if draw < fails {
             let refusal = Err(StoreError::Retry("503".into()));
+            // Some say so at once, others after a while.
+            let answers = match inner.rng.random() {
+                true => answers,
+                false => answers + Duration::from_millis(inner.rng.random_range(0..FAILS_WITHIN_MS)),
+            };
             // Nobody may wait any more.
-            inner.at(answers, Box::new(move |_| drop(answer.send(refusal))));
+            inner.at(answers, from(Box::new(move |_| drop(answer.send(refusal)))));
             return answered;
         }
         let done = Arc::new(Mutex::new(None));
@@ -200,7 +243,7 @@ impl StoreOf {
             trace.absorb(DONE, format!("{what} {result:?}").as_bytes());
             *arrival.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         };
-        inner.at(arrives, Box::new(arrive));
+        inner.at(arrives, from(Box::new(arrive)));
         if draw >= fails + loses_answer {
             let answer = move |_: &mut Objects| {
                 let result = done.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -209,7 +252,7 @@ impl StoreOf {
                     let _ = answer.send(Ok(result));
                 }
             };
-            inner.at(answers, Box::new(answer));
+            inner.at(answers, from(Box::new(answer)));
         }
         answered
     }

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::time::{Instant, sleep};
 
-use super::{Known, Prefix, Pulse, Setting, Track};
+use super::{Findings, Known, Prefix, Pulse, Setting, Track};
 use crate::history::{Append, Finish, Start, record_hash};
 use crate::recorder::{Client, Recorder};
 
@@ -37,6 +37,9 @@ pub struct Actor {
     pub reads_on: bool,
     written: u64,
     pulse: Pulse,
+    findings: Findings,
+    /// The token that was in force by what refused the last append, if one did.
+    pub in_force: Option<String>,
 }
 
 /// What an append asks for besides its records.
@@ -66,6 +69,8 @@ impl Actor {
             reads_on: false,
             written: 0,
             pulse: setting.pulse.clone(),
+            findings: track.findings.clone(),
+            in_force: None,
         })
     }
 
@@ -160,8 +165,13 @@ impl Actor {
         if let Err(Error::SeqNumMismatch { next }) = &answer {
             self.tail = *next;
         }
+        self.in_force = match &answer {
+            Err(Error::FencingTokenMismatch { in_force }) => Some(in_force.to_string()),
+            _ => None,
+        };
         let finish = appended(&answer);
         self.client.finish(open, finish);
+        self.must_be_there(answer.err());
         self.settle(finish).await
     }
 
@@ -169,11 +179,13 @@ impl Actor {
     pub async fn check_tail(&mut self) -> Finish {
         let stream = self.node();
         let open = self.client.start(Start::CheckTail);
-        let finish = match stream.check_tail().await {
+        let answer = stream.check_tail().await;
+        let finish = match &answer {
             Ok(tail) => Finish::CheckTailSuccess { tail: tail.seq_num },
             Err(_) => Finish::CheckTailFailure,
         };
         self.client.finish(open, finish);
+        self.must_be_there(answer.err());
         self.settle(finish).await
     }
 
@@ -184,13 +196,29 @@ impl Actor {
         }
         let stream = self.node();
         let open = self.client.start(Start::Read);
-        let finish = match read_to_tail(&stream, &mut self.prefix).await {
-            Ok(Some(finish)) => finish,
+        let answer = read_to_tail(&stream, &mut self.prefix).await;
+        let finish = match &answer {
+            Ok(Some(finish)) => *finish,
             Ok(None) | Err(_) => Finish::ReadFailure,
         };
         self.client.finish(open, finish);
+        self.must_be_there(answer.err());
         self.known.learn(&self.prefix);
         self.settle(finish).await
+    }
+
+    /// Clients come after the stream was created, and go before it is deleted.
+    fn must_be_there(&self, error: Option<Error>) {
+        if let Some(error) = error.filter(|error| error.code() == Some("stream_not_found")) {
+            self.findings.add(format!("the stream was not there: {error}"));
+        }
+    }
+
+    /// The first record that is there; `None` if there is none, or no answer.
+    pub async fn first(&mut self) -> Option<u64> {
+        let stream = self.node();
+        let answer = stream.read(ReadOptions::from_seq_num(0).count(1)).await;
+        answer.ok()?.into_iter().next().map(|record| record.seq_num)
     }
 
     /// Any of the three.

@@ -7,6 +7,7 @@
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use millrace_api::bug::{Bug, planted};
 use openraft::storage::IOFlushed;
 use rocksdb::DB;
 
@@ -44,6 +45,7 @@ impl Flusher {
     /// Reports to `waiting` when everything written so far is on disk.
     pub fn flush(&self, waiting: Waiting) {
         match self {
+            Flusher::Inline(_) if planted(Bug::LogNotSynced) => waiting.io_completed(Ok(())),
             Flusher::Inline(db) => waiting.io_completed(sync(db).map_err(Into::into)),
             Flusher::Thread { queue, .. } => {
                 let sent = queue.as_ref().map(|queue| queue.send(waiting));

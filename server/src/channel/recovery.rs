@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use millrace_api::bug::{Bug, planted};
 use millrace_api::command::Command;
 use millrace_api::id::{
     ChannelId, ChunkSeq, Epoch, Incarnation, NodeId, Nonce, StreamId, StreamletId, WriterId, ZoneGen,
@@ -398,6 +399,7 @@ impl Fold {
         };
         match header.writer {
             WriterId(0) => {}
+            _ if planted(Bug::WritersForgotten) => {}
             writer if folded.table.is_some() => folded.since.push((writer, header.number, done)),
             writer => folded.writers.recovered(writer, header.number, done, self.now),
         }
@@ -437,6 +439,8 @@ impl Fold {
                 continue;
             };
             match command {
+                Command::Fence(_) if planted(Bug::TokenForgotten) => {}
+                Command::Trim(_) if planted(Bug::TrimForgotten) => {}
                 Command::Fence(token) => {
                     folded.start.fencing = Fencing {
                         token,

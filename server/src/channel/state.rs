@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use millrace_api::bug::{Bug, planted};
 use millrace_api::config::ResolvedStreamConfig;
 use millrace_api::id::{ChunkSeq, Epoch, FlushSeq, StreamId, StreamletId};
 use millrace_api::position::StreamPosition;
@@ -138,7 +139,9 @@ impl ChannelState {
             Ok(again) => again,
             Err(refusal) => {
                 source.end();
-                let judged_slot = streamlet.last_slot().filter(|_| !streamlet.is_durable());
+                let judged_slot = streamlet
+                    .last_slot()
+                    .filter(|_| !streamlet.is_durable() && !planted(Bug::RefusalBeforeDurable));
                 let answer = HeldAnswer::Refusal(refusal);
                 return self.answer_with(judged_slot, Held::new(reply, answer, permit));
             }
@@ -167,6 +170,17 @@ impl ChannelState {
                 slot: Some(slot),
             };
             streamlet.writers.sequenced(input.writer, input.number, done, now);
+        }
+        if planted(Bug::AckBeforeDurable) {
+            let tail = end;
+            let ack = AppendAck { start, end, tail };
+            self.effects.push(Effect::Append(reply, Ok(ack)));
+            let note = Note {
+                stream,
+                frame,
+                commanded,
+            };
+            return self.pipeline.push_unheld(note, self.limits.chunk_bytes, now);
         }
         let held = Held::new(reply, HeldAnswer::Ack { stream, start, end }, permit);
         let note = Note {
@@ -468,6 +482,7 @@ impl ChannelState {
         for (held, sent) in self.pipeline.abandon() {
             // A refusal was judged against state that may be lost: nobody knows whether it was right.
             let sent = sent || matches!(held.answer, HeldAnswer::Refusal(_));
+            let sent = sent && !planted(Bug::UnknownAsRefused);
             let refusal = if sent { Refusal::Unknown } else { Refusal::Stopped };
             self.effects.push(Effect::Append(held.reply, Err(refusal)));
         }

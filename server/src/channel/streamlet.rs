@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use millrace_api::batch::AppendBatch;
+use millrace_api::bug::{Bug, planted};
 use millrace_api::command::Command;
 use millrace_api::config::{ResolvedStreamConfig, TimestampingMode};
 use millrace_api::id::{ChunkSeq, StreamId, StreamletId};
@@ -104,7 +105,10 @@ impl Streamlet {
     }
 
     pub fn tail(&self) -> StreamPosition {
-        self.durable
+        match planted(Bug::TailBeforeDurable) {
+            true => self.assigned,
+            false => self.durable,
+        }
     }
 
     pub fn view(&self) -> ReadView {
@@ -124,7 +128,8 @@ impl Streamlet {
 
     /// Everything is in segments and nobody waits: the stream may rest.
     pub fn may_rest(&self) -> bool {
-        self.is_durable() && self.flushed == self.durable && !self.closing
+        let flushed = self.flushed == self.durable || planted(Bug::RestUnflushed);
+        self.is_durable() && flushed && !self.closing
     }
 
     /// Behind the last record that is in segments.
@@ -167,7 +172,10 @@ impl Streamlet {
             id: self.id,
             config: self.config,
             tail: self.durable,
-            flushed: self.flushed,
+            flushed: match planted(Bug::RestUnflushed) {
+                true => self.durable,
+                false => self.flushed,
+            },
             fencing: self.fencing_durable.clone(),
             trim: self.trim_durable,
             // Whoever opens it again knows none of its writers.
@@ -191,6 +199,7 @@ impl Streamlet {
             return Err(Refusal::SessionEnded);
         }
         if let Some(input) = source.writer()
+            && !planted(Bug::ResendSequenced)
             && let Some(again) = self.writers.judge(input, now)?
         {
             return Ok(Some(again));
@@ -209,10 +218,11 @@ impl Streamlet {
                 actual: token.clone(),
             });
         }
-        if batch
-            .match_seq_num()
-            .is_some_and(|expected| expected != self.assigned.seq_num)
-        {
+        let judged = match planted(Bug::ConditionOnDurable) {
+            true => self.durable.seq_num,
+            false => self.assigned.seq_num,
+        };
+        if batch.match_seq_num().is_some_and(|expected| expected != judged) {
             return Err(Refusal::SeqNumMismatch {
                 next: self.assigned.seq_num,
             });
@@ -246,7 +256,10 @@ impl Streamlet {
         } else {
             chosen.min(now_ms)
         };
-        capped.max(previous)
+        match planted(Bug::TimestampFromClock) {
+            true => capped,
+            false => capped.max(previous),
+        }
     }
 
     /// A batch of commands and records was sequenced from the assigned position up to `end`, into `slot`. Returns
@@ -280,7 +293,13 @@ impl Streamlet {
                     seq_num: Some(seq_num),
                 };
             }
-            Command::Trim(point) => self.trim_assigned = self.trim_assigned.max((*point).min(seq_num + 1)),
+            Command::Trim(point) => {
+                let point = (*point).min(seq_num + 1);
+                self.trim_assigned = self.trim_assigned.max(point);
+                if planted(Bug::TrimBeforeDurable) {
+                    self.trim_durable = self.trim_durable.max(point.min(self.durable.seq_num));
+                }
+            }
         }
     }
 

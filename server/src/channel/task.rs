@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_api::bug::{Bug, planted};
 use millrace_api::id::{ChannelId, ChunkSeq, Epoch, StreamId, StreamletId};
 use millrace_raft::command::{ActivateStream, CloseStreamlet, DeactivateStream};
 use millrace_raft::error::{MetaError, StoreError};
@@ -272,6 +273,7 @@ impl ChannelTask {
                     Ok(Some(record)) if record.deletion.is_none() => {
                         self.state.reconfigure(stream, record.config);
                     }
+                    Ok(_) if planted(Bug::DeletedStaysOpen) => {}
                     Ok(_) => self.state.close(stream),
                     Err(error) => {
                         tracing::error!(%stream, %error, "metadata of an open stream cannot be read")
@@ -434,7 +436,10 @@ impl ChannelTask {
             }
             self.carry_out();
         }
-        let sealed_end = Some(self.writer.next_slot());
+        let mut sealed_end = Some(self.writer.next_slot());
+        if planted(Bug::ReleasedOneEarly) {
+            sealed_end = sealed_end.map(|end| ChunkSeq(end.0.saturating_sub(1)));
+        }
         self.end(Ended::Stopped { sealed_end })
     }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use millrace_api::bug::{Bug, planted};
 use millrace_api::id::{ChunkSeq, Epoch, Nonce};
 use rand::rngs::SmallRng;
 
@@ -122,7 +123,7 @@ impl<V: FnMut(ChunkId, &Arc<Footer>) + Send> Recovery<'_, V> {
     async fn run(mut self) -> Result<Recovered, RecoveryError> {
         let history = self.history;
         for sealed in &history.sealed {
-            if sealed.epoch >= history.checkpoint.0 {
+            if sealed.epoch >= history.checkpoint.0 && !planted(Bug::SealedNotReplayed) {
                 self.replay(sealed.epoch, history.start(sealed.epoch), sealed.end.0)
                     .await?;
             }
@@ -154,7 +155,17 @@ impl<V: FnMut(ChunkId, &Arc<Footer>) + Send> Recovery<'_, V> {
             .iter()
             .position(|slot| !slot.at_quorum)
             .unwrap_or(slots.len());
-        let rest = slots.split_off(kept);
+        if kept > 0 && kept == slots.len() && planted(Bug::EndOneEarly) {
+            slots.pop();
+        }
+        let kept = kept.min(slots.len());
+        let mut rest = slots.split_off(kept);
+        if planted(Bug::AdoptNothing) {
+            rest.clear();
+        }
+        if planted(Bug::AdoptOnlyFirst) {
+            rest.truncate(1);
+        }
         let adopted = self.adopt(epoch, start + kept as u64, rest).await?;
         self.commit(epoch, start + kept as u64, adopted.len() as u64)
             .await?;

@@ -1,0 +1,246 @@
+//! Whether what is wrong would be found: every rule that can be broken is, and seeds are tried until somebody says so.
+//!
+//! Each bug is looked for where it can show: with the workload and the faults that it takes. What the faults are, when
+//! they come, and everything else is up to the seed, as in any run.
+
+use std::fmt;
+use std::ops::Range;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use millrace_api::bug::Bug;
+
+use crate::RunArgs;
+
+/// Where a bug shows.
+struct Place {
+    /// What runs: a cluster with this workload, or the log alone.
+    workload: Option<&'static str>,
+    faults: &'static str,
+}
+
+/// What became of looking for one.
+struct Row {
+    bug: Bug,
+    /// The first seed that found it, how many were tried, and what it said.
+    found: Option<(u64, u64, String)>,
+    /// Seeds that found it, of those that were tried to the end.
+    hits: usize,
+    tried: usize,
+    took: Duration,
+}
+
+/// Looks for all of `bugs` with these seeds, `jobs` at a time; `true` if each was found. With `exhaustive` every seed is
+/// run, to say how many of them find it.
+pub fn run(
+    bugs: &[Bug],
+    seeds: Range<u64>,
+    jobs: usize,
+    exhaustive: bool,
+    args: &RunArgs,
+) -> anyhow::Result<bool> {
+    ensure!(!seeds.is_empty(), "there are no seeds");
+    let next = AtomicUsize::new(0);
+    let rows = Mutex::new(Vec::new());
+    let work = || -> anyhow::Result<()> {
+        while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::SeqCst)) {
+            let row = look(*bug, seeds.clone(), exhaustive, args)?;
+            println!("{row}");
+            rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            match worker.join() {
+                Ok(done) => done?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(())
+    })?;
+    let rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let missed: Vec<_> = rows
+        .iter()
+        .filter(|row| row.found.is_none())
+        .map(|row| row.bug.name())
+        .collect();
+    let mut tries: Vec<u64> = rows
+        .iter()
+        .filter_map(|row| Some(row.found.as_ref()?.1))
+        .collect();
+    tries.sort_unstable();
+    let median = tries.get(tries.len() / 2).copied().unwrap_or(0);
+    println!(
+        "{} bugs, {} found, by {median} seeds in the median; not found: {missed:?}",
+        rows.len(),
+        tries.len()
+    );
+    Ok(missed.is_empty())
+}
+
+fn look(bug: Bug, seeds: Range<u64>, exhaustive: bool, args: &RunArgs) -> anyhow::Result<Row> {
+    let mut row = Row {
+        bug,
+        found: None,
+        hits: 0,
+        tried: 0,
+        took: Duration::ZERO,
+    };
+    let place = place(bug);
+    let first = seeds.start;
+    for seed in seeds {
+        let (finding, took) = try_seed(bug, &place, seed, args)?;
+        row.tried += 1;
+        row.took += took;
+        if let Some(finding) = finding {
+            row.hits += 1;
+            row.found.get_or_insert((seed, seed - first + 1, finding));
+            if !exhaustive {
+                break;
+            }
+        }
+    }
+    Ok(row)
+}
+
+/// What the run says that is wrong, if it says something, and how long it took.
+fn try_seed(
+    bug: Bug,
+    place: &Place,
+    seed: u64,
+    args: &RunArgs,
+) -> anyhow::Result<(Option<String>, Duration)> {
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    match place.workload {
+        Some(workload) => {
+            command.arg("run").args(args.of(seed));
+            command.args(["--workload", workload, "--faults", place.faults]);
+        }
+        None => {
+            command.args(["log", "--seed", &seed.to_string()]);
+        }
+    }
+    command
+        .args(["--quiet", "--bug", bug.name()])
+        .stdin(Stdio::null());
+    let began = real_time();
+    let output = command.output().context("cannot run this program")?;
+    let took = real_time().saturating_sub(began);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let finding = match output.status.code() {
+        Some(0) => None,
+        Some(1) => {
+            let wrong = printed.lines().find_map(|line| line.strip_prefix("WRONG: "));
+            Some(wrong.unwrap_or("nobody says what").to_owned())
+        }
+        _ => Some(format!("the run ended with {}", output.status)),
+    };
+    Ok((finding, took))
+}
+
+/// The machine's, which the C library does not tell in this program.
+fn real_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}
+
+fn place(bug: Bug) -> Place {
+    let (workload, faults) = match bug {
+        Bug::AckBeforeDurable => ("plain", "crash"),
+        Bug::AckBeyondPrefix => ("sessions", "store-flaky,crash"),
+        Bug::TailBeforeDurable => ("plain", "store-flaky"),
+        Bug::ConditionOnDurable => ("matched", "store-slow"),
+        Bug::RefusalBeforeDurable => ("matched", "store-flaky,crash"),
+        Bug::AnswerWithoutLease => ("many", "partition,hold"),
+        Bug::GrantUnconfirmed => ("plain", "hold"),
+        Bug::ExpireEarly => ("many", "hold,partition"),
+        Bug::UnknownAsRefused => ("plain", "hold,store-flaky"),
+        Bug::TokenForgotten => ("fenced", "crash"),
+        Bug::TrimForgotten => ("trims", "crash"),
+        Bug::TrimBeforeDurable => ("trims", "crash,store-slow"),
+        Bug::TimestampFromClock => ("plain", "clock-step"),
+        Bug::ResendSequenced => ("sessions", "hold,crash"),
+        Bug::WritersForgotten => ("sessions", "hold,crash"),
+        Bug::RestUnflushed => ("plain", "crash"),
+        Bug::DormantUnconfirmed => ("recreate", "hold,partition"),
+        Bug::MissUnconfirmed => ("recreate", "hold"),
+        Bug::DeletedStaysOpen => ("recreate", "none"),
+        Bug::PurgeBeforeSilent => ("recreate", "hold,partition"),
+        Bug::SealSkipped => ("plain", "hold,partition"),
+        Bug::ExistsIsLanded => ("plain", "hold,partition"),
+        Bug::EndOneEarly => ("plain", "crash"),
+        Bug::ReleasedOneEarly => ("plain", "restart-rolling"),
+        Bug::SealedNotReplayed => ("plain", "crash"),
+        Bug::LogNotSynced => ("recreate", "power-loss-all"),
+        Bug::ReadIndexLocal => ("recreate", "hold,partition"),
+        Bug::EntryDropped => ("recreate", "hold,crash"),
+        Bug::OwnerReplaced => ("many", "crash,hold"),
+        Bug::StaleDeactivation => ("recreate", "hold,crash"),
+        Bug::DurableBelowQuorum
+        | Bug::SealInOneZone
+        | Bug::AdoptNothing
+        | Bug::AdoptInPlace
+        | Bug::AdoptOnlyFirst
+        | Bug::BlankZoneCounts => {
+            return Place {
+                workload: None,
+                faults: "",
+            };
+        }
+    };
+    Place {
+        workload: Some(workload),
+        faults,
+    }
+}
+
+/// Who would have found it: the part of the simulator that says so.
+fn judge(finding: &str) -> &'static str {
+    let has = |text: &str| finding.contains(text);
+    match () {
+        () if has("not linearizable") => "history",
+        () if has("lost:") || has("duplicate:") || has("torn:") || has("should not be there") => "records",
+        () if has("show different") || has("tail is") || has("comes record") => "records",
+        () if has("a panic") => "assertion",
+        () if has("ended by itself") || has("ended with") => "the node itself",
+        () if has("did not serve") || has("did not end") || has("could not go on") || has("no cluster") => {
+            "progress"
+        }
+        () if has("I2") || has("I4") || has("I6") || has("I7") || has("P3") || has("E1") => "invariant",
+        () => "workload",
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = place(self.bug);
+        let place = match place.workload {
+            Some(workload) => format!("{workload}; {}", place.faults),
+            None => "log".to_owned(),
+        };
+        write!(f, "| {} | {place} | ", self.bug.name())?;
+        match &self.found {
+            Some((seed, tries, finding)) => write!(
+                f,
+                "{} | seed {seed} | {tries} | {}/{} | {:.0} s | {}",
+                judge(finding),
+                self.hits,
+                self.tried,
+                self.took.as_secs_f64(),
+                finding.chars().take(110).collect::<String>()
+            ),
+            None => write!(
+                f,
+                "NOT FOUND | | {} | | {:.0} s |",
+                self.tried,
+                self.took.as_secs_f64()
+            ),
+        }
+    }
+}

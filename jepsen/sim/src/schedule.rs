@@ -1,0 +1,129 @@
+//! Faults that somebody has written down, instead of drawn ones: `pause:owner:1-9,crash:2:10-11.5`.
+//!
+//! Each is a kind, whom it is about, and the time in seconds since clients began. Whom: the number of a node, or the
+//! `leader` of the metadata group or the `owner` of the first channel, as of the moment when the fault begins.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use clap::ValueEnum;
+
+use crate::cluster::SimNode;
+use crate::faults::Kind;
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Planned {
+    pub kind: Kind,
+    pub whom: Whom,
+    /// Since clients began.
+    pub from: Duration,
+    pub until: Duration,
+}
+
+/// Whom a fault is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    Node(u64),
+    Owner,
+    Leader,
+}
+
+/// All of them, in the order in which they begin.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Schedule(pub Vec<Planned>);
+
+impl Whom {
+    /// The node's number now; the first one's if nobody knows.
+    pub fn number(self, nodes: &[SimNode]) -> u64 {
+        let number = match self {
+            Self::Node(number) => Some(number),
+            Self::Leader => leader(nodes),
+            Self::Owner => owner(nodes),
+        };
+        number.unwrap_or(1)
+    }
+}
+
+/// As the node says that has applied most.
+fn owner(nodes: &[SimNode]) -> Option<u64> {
+    let metas = nodes.iter().filter_map(SimNode::meta);
+    let newest = metas.max_by_key(|meta| meta.applied_index())?;
+    let channels = newest.state().channels().ok()?;
+    let owners = channels.iter().find_map(|channel| channel.owner);
+    owners.map(|owner| owner.node.0)
+}
+
+/// Of those who think that they lead, the one of the highest term.
+fn leader(nodes: &[SimNode]) -> Option<u64> {
+    let metrics = nodes.iter().filter_map(SimNode::meta).map(|meta| meta.metrics());
+    metrics.max_by_key(|metrics| metrics.term)?.leader
+}
+
+impl FromStr for Schedule {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let mut planned = text.split(',').map(one).collect::<anyhow::Result<Vec<_>>>()?;
+        planned.sort_by_key(|planned| planned.from);
+        Ok(Self(planned))
+    }
+}
+
+fn one(text: &str) -> anyhow::Result<Planned> {
+    let context = || format!("{text:?} is not KIND:WHOM:FROM-UNTIL");
+    let mut parts = text.split(':');
+    let (Some(kind), Some(whom), Some(time), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(anyhow!(context()));
+    };
+    let (from, until) = time.split_once('-').with_context(context)?;
+    let seconds = |text: &str| {
+        let seconds: f64 = text.parse().with_context(context)?;
+        Duration::try_from_secs_f64(seconds).with_context(context)
+    };
+    let (from, until) = (seconds(from)?, seconds(until)?);
+    ensure!(from <= until, "{}", context());
+    Ok(Planned {
+        kind: Kind::from_str(kind, true).map_err(|why| anyhow!("{}: {why}", context()))?,
+        whom: match whom {
+            "owner" => Whom::Owner,
+            "leader" => Whom::Leader,
+            number => Whom::Node(number.parse().with_context(context)?),
+        },
+        from,
+        until,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_is_read_in_order_of_time() {
+        let schedule: Schedule = "crash:2:10-11.5,pause:owner:1-9".parse().unwrap();
+        let [pause, crash] = schedule.0[..] else {
+            panic!("two faults")
+        };
+        assert_eq!((pause.kind, pause.whom), (Kind::Pause, Whom::Owner));
+        assert_eq!((crash.kind, crash.whom), (Kind::Crash, Whom::Node(2)));
+        assert_eq!(crash.until, Duration::from_millis(11_500));
+    }
+
+    #[test]
+    fn what_is_no_schedule_is_refused() {
+        for text in [
+            "",
+            "pause",
+            "pause:owner",
+            "pause:owner:9-1",
+            "pause:x:1-9",
+            "quake:1:1-9",
+            "pause:1:1-9:2",
+        ] {
+            assert!(text.parse::<Schedule>().is_err(), "{text:?}");
+        }
+    }
+}

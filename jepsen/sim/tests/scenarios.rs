@@ -1,0 +1,108 @@
+//! Executions that once broke a draft of the protocols, one by one: faults at given times, and the workload for which
+//! they matter. Each run is judged as any other; besides, its trace must show that it was the execution that is meant.
+
+use std::process::Command;
+
+/// What the run prints. Panics if anything was wrong.
+fn trace(seed: u64, workload: &str, schedule: &str) -> String {
+    let out = tempfile::tempdir().expect("a directory");
+    let output = Command::new(env!("CARGO_BIN_EXE_millrace-sim"))
+        .args(["run", "--seed", &seed.to_string(), "--workload", workload])
+        .args(["--schedule", schedule])
+        .arg("--out")
+        .arg(out.path())
+        .output()
+        .expect("the simulator");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", tail(&printed));
+    printed
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+fn count(trace: &str, what: &str) -> usize {
+    trace.lines().filter(|line| line.contains(what)).count()
+}
+
+/// The same from the first fault on.
+fn disturbed(trace: &str, what: &str) -> usize {
+    let from = trace.find(" fault: ").unwrap_or(trace.len());
+    count(&trace[from..], what)
+}
+
+/// Its chunk arrives where a seal stands.
+#[test]
+fn an_owner_that_is_suspended_before_a_create_and_wakes_after_the_seal_acknowledges_nothing() {
+    let trace = trace(3, "plain", "store-hold:owner:0.9-13,hold:owner:1-13");
+    assert!(
+        disturbed(&trace, "took the channel over") >= 1,
+        "nobody took over"
+    );
+    let ended = disturbed(&trace, "it begins anew") + disturbed(&trace, "nothing more is acknowledged here");
+    assert!(ended >= 1, "the owner never heard that it was one no more");
+}
+
+#[test]
+fn a_process_that_is_suspended_for_longer_than_its_lease_goes_on_without_harm() {
+    let trace = trace(4, "plain", "pause:owner:1-12,pause:leader:14-22");
+    assert!(
+        disturbed(&trace, "took the channel over") >= 1,
+        "nobody took over"
+    );
+}
+
+/// Whoever takes over dies while it recovers, twice.
+#[test]
+fn two_recoveries_in_a_row_that_crash_leave_nothing_behind_that_harms_the_third() {
+    let schedule = "store-slow:1:0.8-20,crash:owner:1-3,crash:owner:7.5-9,crash:owner:14-15";
+    let trace = trace(6, "sessions", schedule);
+    assert!(count(&trace, "fault: crash") == 3);
+    assert!(disturbed(&trace, "epoch sealed") >= 2, "nothing was recovered");
+}
+
+/// The leader hears of it, and the one who gives the channel back does not hear that it has.
+#[test]
+fn a_release_whose_answer_is_lost_is_a_release() {
+    let trace = trace(5, "plain", "one-way:leader:1-8,restart:owner:1.05-1.1");
+    assert!(count(&trace, "is asked to stop") == 1);
+    assert!(
+        disturbed(&trace, "took the channel over") >= 1,
+        "nobody took over"
+    );
+}
+
+/// It was sent before the node was given up, and arrives after.
+#[test]
+fn a_heartbeat_that_arrives_after_its_node_was_expired_grants_nothing() {
+    let trace = trace(8, "many", "hold:owner:1-12");
+    assert!(count(&trace, "its channels are free") >= 1, "nobody was expired");
+    assert!(count(&trace, "it begins anew") >= 1, "the node never heard of it");
+}
+
+#[test]
+fn a_stream_that_is_deleted_and_created_again_behind_the_back_of_its_owner_is_a_new_one() {
+    let schedule = "hold:owner:1.2-3.5,hold:owner:5-7.2,pause:owner:9-11.5,hold:2:13-15";
+    let trace = trace(9, "recreate", schedule);
+    assert!(count(&trace, "fault: ") == 4);
+}
+
+#[test]
+fn machines_that_lose_power_in_turn_lose_nothing_that_was_acknowledged() {
+    let schedule = "power-loss:leader:1-2,power-loss:owner:4-5,power-loss-all:1:8-9,power-loss-all:1:12-12.5";
+    let trace = trace(10, "fenced", schedule);
+    let lost: u64 = trace
+        .lines()
+        .filter_map(|line| line.split(" lost ").nth(1)?.strip_suffix(" bytes")?.parse().ok())
+        .fold(0, |sum: u64, bytes: u64| sum + bytes);
+    assert!(lost > 0, "there was nothing to lose");
+}
+
+#[test]
+fn a_rolling_restart_with_a_change_of_membership_is_no_end_of_service() {
+    let trace = trace(11, "sessions", "restart-rolling:1:1-12,membership:2:3-9");
+    assert!(count(&trace, "has stopped") >= 3, "not all were restarted");
+    assert!(count(&trace, ": done") >= 1, "the membership did not change");
+}
