@@ -51,6 +51,8 @@ pub struct Shape {
     pub channels: u32,
     pub linger: Duration,
     pub idle_timeout: Duration,
+    /// How long a record waits to be put into a segment.
+    pub flush_interval: Duration,
 }
 
 /// One node.
@@ -244,6 +246,11 @@ impl Process {
             channels: Some(self.shape.channels),
             linger: Some(self.shape.linger),
             idle_timeout: Some(self.shape.idle_timeout),
+            flush_interval: Some(self.shape.flush_interval),
+            // Little enough to fetch pages again, and to see readers whose objects were deleted.
+            cache_bytes: Some(bytesize::ByteSize::mib(1)),
+            reader_grace: Some(Duration::from_secs(1)),
+            housekeeping_interval: Some(Duration::from_secs(1)),
             deletion_grace: Some(Duration::from_secs(1)),
             append_timeout: Some(Duration::from_secs(10)),
             ..Settings::default()

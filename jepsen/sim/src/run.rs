@@ -88,6 +88,7 @@ impl Run {
             channels: rng.random_range(1..=4),
             linger: Duration::from_millis(rng.random_range(1..20)),
             idle_timeout: Duration::from_millis(rng.random_range(500..5_000)),
+            flush_interval: Duration::from_millis(rng.random_range(200..4_000)),
         };
         trace.line(&format!(
             "seed {}, {workload:?}, {shape:?}, faults {kinds:?}",

@@ -6,6 +6,7 @@ mod epochs;
 #[cfg(test)]
 mod replica;
 mod replicas;
+mod segments;
 mod streams;
 pub mod timestamps;
 
@@ -29,7 +30,8 @@ impl Invariants {
             let seen = state.at_once(|view| {
                 self.replicas.check(*number, &view)?;
                 self.epochs.check(*number, &view)?;
-                self.streams.check(*number, &view)
+                self.streams.check(*number, &view)?;
+                segments::check(&view)
             });
             if let Err(wrong) = seen {
                 findings.add(wrong.to_string());

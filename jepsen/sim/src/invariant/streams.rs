@@ -11,7 +11,7 @@ const STREAMS_MAX: usize = 1000;
 
 #[derive(Default)]
 pub struct Streams {
-    /// By stream: the tail at its last rest, its trim point, and the index of the state that said so.
+    /// By stream: the tail at its last flush or rest, its trim point, and the index of the state that said so.
     rested: BTreeMap<String, (u64, u64, u64)>,
 }
 
@@ -33,8 +33,8 @@ impl Streams {
                 if let Some(streamlet) = stream.open {
                     let start = streamlet.start.seq_num;
                     ensure!(
-                        start == tail,
-                        "I4: stream {name} ended at {tail}, and its open streamlet begins at {start}"
+                        start <= tail,
+                        "I4: stream {name} was flushed to {tail}, and its open streamlet begins at {start}"
                     );
                     ensure!(
                         open.insert(streamlet.streamlet),
