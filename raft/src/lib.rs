@@ -8,6 +8,10 @@
 //!   higher than the last. An epoch is activated after every earlier one is sealed, and nothing is sequenced before.
 //! * **Sealing.** Epochs are sealed oldest first, by the current epoch alone, once. What the log says about the end
 //!   of an epoch is the only truth about it.
+//! * **Flushing.** A flush moves a channel's checkpoint and puts records into segments, in one entry: what is in
+//!   segments and what a replay reads again never overlap, and nothing is in neither. Segments of a stream tile.
+//! * **Deleting.** A segment goes when nobody may read it; an object when no segment names it, and then for good. The
+//!   state says which bytes are to be deleted until somebody says that they were.
 //! * **Names.** A name leads to one id at a time. It is free again only when the stream behind it was purged, and a
 //!   stream is purged only when nobody can still answer for it.
 //! * **Storage.** Votes and log entries are synced before they count. State and the index of the last applied entry

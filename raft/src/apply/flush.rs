@@ -3,6 +3,7 @@
 //! Runs continue what was flushed before, without gap or overlap. A flush in which one does not is refused as a whole:
 //! its owner and the group disagree about what is in segments, and neither guess would be safe.
 
+use millrace_api::id::Epoch;
 use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 
 use super::objects::{At, NewObjects, invalid};
@@ -40,7 +41,7 @@ pub fn commit(txn: &mut Txn<'_>, c: &CommitFlush, index: u64) -> Outcome<Respons
     let mut objects = NewObjects::new(name, &c.objects)?;
     for flushed in &c.streams {
         if let Some(run) = &flushed.run {
-            objects.must_hold(run)?;
+            objects.must_hold(run.part, run.offset, run.frames_len, run.index_len)?;
         }
         take(txn, c, flushed, &mut objects)?;
     }
@@ -51,7 +52,7 @@ pub fn commit(txn: &mut Txn<'_>, c: &CommitFlush, index: u64) -> Outcome<Respons
     objects.write(txn, at);
     // What a replay does not read any more.
     for epoch in row.checkpoint.epoch.0..c.through.epoch.0 {
-        txn.remove::<Epochs>(&(c.channel, millrace_api::id::Epoch(epoch)));
+        txn.remove::<Epochs>(&(c.channel, Epoch(epoch)));
     }
     row.checkpoint = c.through;
     row.flush_seq = c.flush_seq;

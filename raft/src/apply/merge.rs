@@ -7,7 +7,7 @@ use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 
 use super::objects::{At, NewObjects, invalid, release};
 use super::{Outcome, channel, segments};
-use crate::command::{CommitMerge, FLUSH_STREAMS_MAX, FlushedRun, Merged, MergedRun, Response};
+use crate::command::{CommitMerge, FLUSH_STREAMS_MAX, Merged, MergedRun, Response};
 use crate::refused::Refused;
 use crate::state::segment::SegmentRow;
 use crate::state::table::{Channels, ReadTable, Rows, Segments, Streams, Table};
@@ -68,15 +68,7 @@ fn must_be_bounded(c: &CommitMerge) -> Outcome<()> {
 }
 
 fn must_be_whole(run: &MergedRun, objects: &NewObjects) -> Outcome<()> {
-    objects.must_hold(&FlushedRun {
-        part: run.part,
-        offset: run.offset,
-        frames_len: run.frames_len,
-        index_len: run.index_len,
-        first_seq: run.first_seq,
-        first_timestamp: run.first_timestamp,
-        metered_bytes: run.metered_bytes,
-    })?;
+    objects.must_hold(run.part, run.offset, run.frames_len, run.index_len)?;
     if run.sources.is_empty() || run.first_seq >= run.end_seq {
         return invalid("a merged run has records, and sources".into());
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use millrace_api::segment::SegmentObjectId;
 
 use super::Outcome;
-use crate::command::{FLUSH_OBJECTS_MAX, FlushedObject, FlushedRun, ForgetObjects, Response};
+use crate::command::{FLUSH_OBJECTS_MAX, FlushedObject, ForgetObjects, Response};
 use crate::error::StoreError;
 use crate::refused::Refused;
 use crate::state::segment::{Death, SegmentObjectRow, SegmentRow};
@@ -54,7 +54,7 @@ impl NewObjects {
         Ok(Self { name, parts })
     }
 
-    /// Whether this names one of them, or one of their kind that is not there.
+    /// Whether only the command that brings these may name it, be it there or not.
     pub fn would_name(&self, object: &SegmentObjectId) -> bool {
         SegmentObjectId {
             part: self.name.part,
@@ -62,17 +62,17 @@ impl NewObjects {
         } == self.name
     }
 
-    pub fn must_hold(&self, run: &FlushedRun) -> Outcome<()> {
-        let Some(part) = self.parts.get(&run.part) else {
-            return invalid(format!("a run is in part {}, which is not named", run.part));
+    /// Refuses a run of which a part does not lie in the object that it names.
+    pub fn must_hold(&self, part: u32, offset: u64, frames_len: u64, index_len: u32) -> Outcome<()> {
+        let Some(object) = self.parts.get(&part) else {
+            return invalid(format!("a run is in part {part}, which is not named"));
         };
-        let end = run
-            .offset
-            .checked_add(run.frames_len)
-            .and_then(|end| end.checked_add(run.index_len.into()));
-        match run.frames_len > 0 && end.is_some_and(|end| end <= part.len) {
+        let end = offset
+            .checked_add(frames_len)
+            .and_then(|end| end.checked_add(index_len.into()));
+        match frames_len > 0 && end.is_some_and(|end| end <= object.len) {
             true => Ok(()),
-            false => invalid(format!("a run does not fit part {}", run.part)),
+            false => invalid(format!("a run does not fit part {part}")),
         }
     }
 

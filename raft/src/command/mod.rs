@@ -450,7 +450,7 @@ pub struct Activation {
     pub owner: Option<(NodeId, Incarnation)>,
     /// Where the streamlet starts.
     pub start: StreamPosition,
-    /// This and what follows: as of the last flush or rest.
+    /// As of the last flush or rest, like `trim` and `forgotten`.
     pub fencing: Fencing,
     pub trim: SeqNum,
     pub forgotten: SeqNum,

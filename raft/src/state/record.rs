@@ -263,9 +263,9 @@ pub struct StreamRecord {
 pub struct ChannelStreamlet {
     pub stream: StreamId,
     pub streamlet: StreamletId,
-    /// Everything below is in segments. This and what follows are as of the last flush or rest: what the frames from
-    /// here on did is not in it.
+    /// Everything below is in segments: where the frames that are to be folded begin.
     pub flushed: StreamPosition,
+    /// As of `flushed`, like `trim` and `forgotten`: what the frames from there on did is not in it.
     pub fencing: Fencing,
     pub trim: SeqNum,
     pub forgotten: SeqNum,

@@ -122,6 +122,18 @@ pub fn steer(view: View<'_>, command: &mut Command) {
     match command {
         Command::CommitFlush(c) if c.now_ms % 8 > 0 => steer_flush(view, c),
         Command::CommitMerge(c) if c.now_ms % 8 > 0 => steer_merge(view, c),
+        Command::DropSegments(c) if c.now_ms % 4 > 0 => {
+            let deleting = |id: &StreamId| view.stream_by_id(*id).unwrap().unwrap().deletion.is_some();
+            let mut streams = view.trimmed_streams(None, 0).unwrap();
+            streams.extend(with_segments(view).into_iter().filter(deleting));
+            c.stream = one_of(&streams, c.stream);
+        }
+        Command::ExpireSegments(c) if c.now_ms % 4 > 0 => {
+            c.stream = one_of(&with_segments(view), c.stream);
+            // Later than the default retention asks for.
+            c.now_ms += 1 << 40;
+        }
+        Command::DeleteEmptyStream(c) if c.now_ms % 4 > 0 => c.now_ms += 1 << 41,
         Command::ForgetObjects(c) if !c.objects.is_empty() => {
             let dead = view.dead_objects(None, c.objects.len()).unwrap();
             c.objects = dead.iter().map(|dead| dead.object).collect();
@@ -130,7 +142,31 @@ pub fn steer(view: View<'_>, command: &mut Command) {
     }
 }
 
+fn with_segments(view: View<'_>) -> Vec<StreamId> {
+    let streams = view.streams_after(None, 0).unwrap();
+    let ids = streams.into_iter().map(|stream| stream.id);
+    ids.filter(|id| !view.segments(*id, 0, 1).unwrap().is_empty())
+        .collect()
+}
+
+/// The guess itself if there is nothing to choose from.
+fn one_of(streams: &[StreamId], guess: StreamId) -> StreamId {
+    let at = guess.0 as usize % streams.len().max(1);
+    streams.get(at).copied().unwrap_or(guess)
+}
+
+/// A channel whose owner may flush, and has something to; the guess itself if there is none.
+fn serving(view: View<'_>, guess: ChannelId) -> ChannelId {
+    let serves = |channel: &ChannelRecord| {
+        let open = view.open_streamlets_count(channel.channel).unwrap();
+        channel.activated && channel.owner.is_some() && open > 0
+    };
+    let found = view.channels().unwrap().into_iter().find(serves);
+    found.map_or(guess, |channel| channel.channel)
+}
+
 fn steer_flush(view: View<'_>, c: &mut CommitFlush) {
+    c.channel = serving(view, c.channel);
     let Some(channel) = view.channel(c.channel).unwrap() else {
         return;
     };
@@ -144,7 +180,12 @@ fn steer_flush(view: View<'_>, c: &mut CommitFlush) {
     c.through = c.through.max(c.from);
     let mut tails: BTreeMap<StreamId, StreamPosition> = BTreeMap::new();
     let mut offset = 0;
+    let open = view.open_streamlets(c.channel).unwrap();
+    let open: Vec<StreamId> = open.into_iter().map(|open| open.stream).collect();
     for flushed in &mut c.streams {
+        if flushed.trim % 4 > 0 {
+            flushed.stream = one_of(&open, flushed.stream);
+        }
         let Some(stream) = view.stream_by_id(flushed.stream).unwrap() else {
             continue;
         };
@@ -170,12 +211,15 @@ fn steer_flush(view: View<'_>, c: &mut CommitFlush) {
 
 /// What stands at the beginning of a stream: as many segments as the run has records.
 fn steer_merge(view: View<'_>, c: &mut CommitMerge) {
+    c.channel = serving(view, c.channel);
     let Some(channel) = view.channel(c.channel).unwrap() else {
         return;
     };
     (c.epoch, c.merge_seq) = (channel.epoch, FlushSeq(channel.merge_seq.0 + 1));
     c.objects = vec![FlushedObject { part: 0, len: 100 }];
+    let streams = with_segments(view);
     for run in &mut c.runs {
+        run.stream = one_of(&streams, run.stream);
         let count = (run.end_seq - run.first_seq) as usize;
         let found = view.segments(run.stream, 0, count).unwrap();
         let (Some(first), Some(last)) = (found.first(), found.last()) else {
