@@ -30,14 +30,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// What nodes say to each other and operators to nodes, both sides of it.
 fn among_nodes() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let services = ["millrace/admin/v1/admin.proto", "millrace/peer/v1/peer.proto"];
-    let files = protox::compile(services, ["proto"])?;
-    tonic_prost_build::configure()
-        .build_transport(false)
-        .bytes(".")
-        .emit_rerun_if_changed(false)
-        .compile_fds(files)?;
-    Ok(())
+    let generate = |served: bool, service: &str| -> Result<(), Box<dyn std::error::Error>> {
+        tonic_prost_build::configure()
+            .build_transport(false)
+            .build_server(served)
+            .bytes(".")
+            .emit_rerun_if_changed(false)
+            .compile_fds(protox::compile([service], ["proto"])?)?;
+        Ok(())
+    };
+    generate(true, "millrace/admin/v1/admin.proto")?;
+    // Served by hand: see `peer/serve.rs`.
+    generate(false, "millrace/peer/v1/peer.proto")
 }
 
 /// Connections are ours, not tonic's.

@@ -33,8 +33,7 @@ use crate::frontend::service::Lifecycle;
 use crate::heart::Heart;
 use crate::lease::Lease;
 use crate::ownership::{Ownership, Parts, Wanted};
-use crate::peer::directory::{MESSAGE_MAX, Peers};
-use crate::peer::pb::peer_server::PeerServer;
+use crate::peer::directory::Peers;
 use crate::peer::serve::PeerService;
 
 /// How long a node that is to stop tries to tell the leader so, before it gives its channels back all the same.
@@ -185,12 +184,9 @@ impl Cluster {
             .forward_advertise
             .clone()
             .unwrap_or_else(|| format!("{host}:{}", port.port()));
-        let service = PeerServer::new(service)
-            .max_decoding_message_size(MESSAGE_MAX)
-            .max_encoding_message_size(MESSAGE_MAX);
         let served = grpc::serve(
             accepted(listener),
-            Routes::new(service),
+            Routes::from(service.router()),
             self.slot.clone(),
             self.tls.clone(),
         );

@@ -5,4 +5,4 @@ pub mod grpc;
 pub mod http;
 pub mod listener;
 pub mod service;
-mod session;
+pub(crate) mod session;

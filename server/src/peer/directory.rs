@@ -10,9 +10,8 @@ use millrace_raft::grpc::{Channel, GrpcTransport};
 use millrace_raft::network::Peer;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
 
-use super::link::{self, Outgoing};
+use super::link::{self, Opened, Outgoing};
 use super::pb::{self, peer_client::PeerClient};
 use crate::channel::handle::ChannelHandle;
 
@@ -116,11 +115,9 @@ impl Dialer {
     }
 
     /// Opens a link, on a connection of its own.
-    pub async fn link(
-        &self,
-    ) -> Result<(mpsc::Sender<pb::LinkRequest>, Streaming<pb::LinkReply>), tonic::Status> {
+    pub async fn link(&self) -> Result<Opened, tonic::Status> {
         let peer = self.peer()?;
-        link::open(client(self.shared.transport.new_channel(&peer))).await
+        link::open(self.shared.transport.new_channel(&peer)).await
     }
 
     fn peer(&self) -> Result<Peer, tonic::Status> {

@@ -10,22 +10,29 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{HeaderValue, Method, Uri, Version, header};
 use millrace_api::id::ChannelId;
 use millrace_raft::grpc::Channel;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::metadata::GRPC_CONTENT_TYPE;
 
 use super::codec::{self, Malformed};
 use super::directory::Dialer;
-use super::pb::peer_client::PeerClient;
+use super::messages::Messages;
+use super::parts::{Outbox, request_parts};
 use super::pb::{self, link_reply::Reply, link_request};
 use crate::channel::handle::ReadBounds;
 use crate::channel::message::{Append, Read, ReadReply, Refusal, Request};
 use crate::deadline::sleep_until;
 use crate::frontend::service::types::AppendAck;
 
+/// Where a link is asked for; where that goes, the connection decides.
+const LINK: &str = "http://millrace.peer/millrace.peer.v1.Peer/Link";
 /// Requests on their way and not answered, beyond which more are refused.
 const PENDING_MAX: usize = 65_536;
 /// Requests handed to the connection and not taken by it yet.
@@ -90,8 +97,8 @@ async fn connected(
     dialer: &Dialer,
     first: Outgoing,
     outgoing: &mut mpsc::Receiver<Outgoing>,
-    sender: mpsc::Sender<pb::LinkRequest>,
-    mut answers: Streaming<pb::LinkReply>,
+    sender: mpsc::Sender<Vec<Bytes>>,
+    mut answers: Answers,
 ) {
     let mut pending = Pending::default();
     let mut next = Some(first);
@@ -105,7 +112,7 @@ async fn connected(
             };
             // Answers are taken while there is no room: the other end may be waiting for that.
             tokio::select! {
-                sent = sender.send(message) => if sent.is_err() {
+                sent = sender.send(request_parts(message)) => if sent.is_err() {
                     pending.never_sent(id);
                     break;
                 },
@@ -122,7 +129,7 @@ async fn connected(
         }
         tokio::select! {
             biased;
-            answer = answers.message() => match answer {
+            answer = answers.next() => match answer {
                 Ok(Some(answer)) => pending.answer(answer),
                 Ok(None) | Err(_) => break,
             },
@@ -233,9 +240,9 @@ impl Pending {
         Some((message, self.last_id))
     }
 
-    async fn take_answers(&mut self, answers: &mut Streaming<pb::LinkReply>) -> Broken {
+    async fn take_answers(&mut self, answers: &mut Answers) -> Broken {
         while !self.is_empty() {
-            match answers.message().await {
+            match answers.next().await {
                 Ok(Some(answer)) => self.answer(answer),
                 Ok(None) | Err(_) => break,
             }
@@ -358,13 +365,33 @@ fn split<T>(
     }
 }
 
-/// Opens the stream on a connection.
-pub async fn open(
-    mut client: PeerClient<Channel>,
-) -> Result<(mpsc::Sender<pb::LinkRequest>, Streaming<pb::LinkReply>), tonic::Status> {
+/// What comes back on a link.
+pub type Answers = Messages<Body, pb::LinkReply>;
+
+/// Where framed requests go, each as its parts, and what comes back.
+pub type Opened = (mpsc::Sender<Vec<Bytes>>, Answers);
+
+/// Opens the stream on a connection. It ends when the sender is gone.
+pub async fn open(mut channel: Channel) -> Result<Opened, Status> {
     let (sender, messages) = mpsc::channel(OUTGOING_MAX);
-    let answers = client.link(ReceiverStream::new(messages)).await?;
-    Ok((sender, answers.into_inner()))
+    let mut request = http::Request::new(Body::new(Outbox::new(messages)));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from_static(LINK);
+    *request.version_mut() = Version::HTTP_2;
+    let headers = request.headers_mut();
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    let response = channel.call(request).await;
+    let response = response.map_err(|lost| Status::unavailable(lost.to_string()))?;
+    // There before the first message, a status is a refusal.
+    match Status::from_header_map(response.headers()) {
+        Some(refused) => Err(refused),
+        None if response.status() != http::StatusCode::OK => Err(Status::unavailable(format!(
+            "the node answers with {}",
+            response.status()
+        ))),
+        None => Ok((sender, Messages::new(response.into_body()))),
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! Nodes of one cell among each other: heartbeats to the leader, and requests for channels of another node.
 //!
 //! - [`link`] sends the requests of this node's frontends to another node, [`serve`] takes those of others in,
-//!   [`codec`] is what both write.
+//!   [`codec`] is what both say; [`parts`] and [`messages`] are how it goes out and comes in.
 //! - [`directory`] knows the way to every node.
 
 mod codec;
 pub mod directory;
 pub mod link;
+mod messages;
+mod parts;
+mod pieces;
 pub mod serve;
 
 /// The generated messages and services.

@@ -1,4 +1,6 @@
 //! Requests of other nodes for channels of this one, and heartbeats to this node when it leads.
+//!
+//! `millrace.peer.v1.Peer` is served without generated code: see [`super::parts`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,26 +9,38 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::any;
+use bytes::BytesMut;
+use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use millrace_api::batch::AppendBatch;
 use millrace_api::id::{ChannelId, StreamId};
 use millrace_raft::group::Meta;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 
 use super::codec::{self, Malformed};
-use super::pb::{self, link_reply::Reply, link_request, peer_server};
+use super::directory::MESSAGE_MAX;
+use super::messages::Messages;
+use super::parts::reply_parts;
+use super::pb::{self, link_reply::Reply, link_request};
 use crate::channel::handle::{ChannelHandle, ReadBounds};
 use crate::channel::message::{Refusal, SessionGate, Source};
 use crate::channels::Channels;
+use crate::frontend::grpc::framing::put_message;
+use crate::frontend::grpc::incoming::Incoming;
+use crate::frontend::grpc::reply::{self, Refusal as Refused};
 use crate::frontend::service::Room;
+use crate::frontend::session::output::{Broken, Output};
 
 /// Requests of one link that are being answered; beyond, no more are taken from it.
 const ANSWERING_MAX: usize = 8192;
-/// Answers that wait for the connection.
-const ANSWERED_MAX: usize = 256;
+/// Small answers that are ready at the same time leave together, up to about so many bytes.
+const JOINED_MAX: usize = 16 * 1024;
 /// A read that waits at the tail is answered after this long, so that nobody waits for a requester that went away.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -54,6 +68,15 @@ pub struct PeerParts {
 }
 
 impl PeerService {
+    /// Every call that there is.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/millrace.peer.v1.Peer/Heartbeat", any(heartbeat))
+            .route("/millrace.peer.v1.Peer/Link", any(link))
+            .fallback(unknown)
+            .with_state(self)
+    }
+
     pub fn new(parts: PeerParts, stop: CancellationToken) -> Self {
         let node = Arc::new(ArcSwapOption::from_pointee(parts));
         let (closing, stopped) = (node.clone(), stop.clone());
@@ -71,38 +94,32 @@ impl PeerService {
     }
 }
 
-#[async_trait]
-impl peer_server::Peer for PeerService {
-    async fn heartbeat(
-        &self,
-        request: Request<pb::HeartbeatRequest>,
-    ) -> Result<Response<pb::HeartbeatResponse>, Status> {
-        let answer = self.node()?.heartbeats.heartbeat(request.into_inner()).await;
-        Ok(Response::new(answer))
-    }
+async fn heartbeat(State(service): State<PeerService>, request: Request) -> Result<Response, Refused> {
+    let request = Incoming::new(request, MESSAGE_MAX)?.only().await?;
+    let answer = service.node()?.heartbeats.heartbeat(request).await;
+    Ok(reply::message(&answer))
+}
 
-    type LinkStream = ReceiverStream<Result<pb::LinkReply, Status>>;
+async fn link(State(service): State<PeerService>, request: Request) -> Result<Response, Refused> {
+    let node = service.node()?;
+    let link = Link {
+        meta: node.meta.clone(),
+        channels: node.channels.clone(),
+        room: node.room.clone(),
+    };
+    let requests = Messages::new(request.into_body());
+    // What sends the answers runs the link: they change hands once less.
+    Ok(reply::stream(move |output| async move {
+        tokio::select! {
+            run = link.run(requests, output) => run?,
+            () = service.stop.cancelled() => {}
+        }
+        Ok(Ok(()))
+    }))
+}
 
-    async fn link(
-        &self,
-        request: Request<Streaming<pb::LinkRequest>>,
-    ) -> Result<Response<Self::LinkStream>, Status> {
-        let (answers, stream) = mpsc::channel(ANSWERED_MAX);
-        let node = self.node()?;
-        let link = Link {
-            meta: node.meta.clone(),
-            channels: node.channels.clone(),
-            room: node.room.clone(),
-        };
-        let stop = self.stop.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = link.run(request.into_inner(), answers) => {}
-                () = stop.cancelled() => {}
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
-    }
+async fn unknown() -> Refused {
+    Status::unimplemented("nodes ask nothing like that of each other").into()
 }
 
 type Answer = Pin<Box<dyn Future<Output = pb::LinkReply> + Send>>;
@@ -115,21 +132,20 @@ struct Link {
 
 impl Link {
     /// Until the other side has ended and everything is answered, or is gone.
-    async fn run(
-        self,
-        mut requests: Streaming<pb::LinkRequest>,
-        answers: mpsc::Sender<Result<pb::LinkReply, Status>>,
-    ) {
+    async fn run(self, mut requests: Messages<Body, pb::LinkRequest>, output: Output) -> Result<(), Broken> {
         let mut answering = FuturesUnordered::<Answer>::new();
         let mut open = true;
         while open || !answering.is_empty() {
             tokio::select! {
                 Some(answer) = answering.next() => {
-                    if answers.send(Ok(answer)).await.is_err() {
-                        return;
+                    let mut answers = Answers::new(&output);
+                    answers.add(answer).await?;
+                    while let Some(Some(answer)) = answering.next().now_or_never() {
+                        answers.add(answer).await?;
                     }
+                    answers.send().await?;
                 }
-                request = requests.message(), if open && answering.len() < ANSWERING_MAX => match request {
+                request = requests.next(), if open && answering.len() < ANSWERING_MAX => match request {
                     Ok(Some(request)) => {
                         let id = request.id;
                         let answer = self.take(request).await.unwrap_or_else(|malformed| {
@@ -142,10 +158,11 @@ impl Link {
                     }
                     Ok(None) => open = false,
                     // Nobody is there to be answered.
-                    Err(_) => return,
+                    Err(_) => return Err(Broken),
                 },
             }
         }
+        Ok(())
     }
 
     /// Hands the request to its channel before the next one is taken; the answer comes later.
@@ -237,6 +254,39 @@ impl Link {
                 Err(refused) => codec::refusal_reply(refused, meta.applied_index()),
             }
         })
+    }
+}
+
+/// Answers that leave together.
+struct Answers<'a> {
+    output: &'a Output,
+    /// Framed; none of them is large.
+    joined: BytesMut,
+}
+
+impl<'a> Answers<'a> {
+    fn new(output: &'a Output) -> Self {
+        let joined = BytesMut::new();
+        Self { output, joined }
+    }
+
+    async fn add(&mut self, answer: pb::LinkReply) -> Result<(), Broken> {
+        if let Some(Reply::Frames(_)) = answer.reply {
+            self.send().await?;
+            for part in reply_parts(answer) {
+                self.output.send(part).await?;
+            }
+            return Ok(());
+        }
+        put_message(&answer, &mut self.joined);
+        match self.joined.len() < JOINED_MAX {
+            true => Ok(()),
+            false => self.send().await,
+        }
+    }
+
+    async fn send(&mut self) -> Result<(), Broken> {
+        self.output.send(self.joined.split().freeze()).await
     }
 }
 

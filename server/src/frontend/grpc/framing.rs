@@ -7,7 +7,7 @@ use prost::Message;
 use crate::error::ServiceError;
 
 /// The flag and the length.
-pub(super) const HEAD_LEN: usize = 5;
+pub(crate) const HEAD_LEN: usize = 5;
 
 /// Length of the message behind this head.
 pub(super) fn message_len(&[_, len @ ..]: &[u8; HEAD_LEN]) -> usize {
@@ -15,7 +15,7 @@ pub(super) fn message_len(&[_, len @ ..]: &[u8; HEAD_LEN]) -> usize {
 }
 
 /// Length of the message behind this head if it is one that may be sent here.
-pub(super) fn checked_len(head: &[u8; HEAD_LEN], len_max: usize) -> Result<usize, ServiceError> {
+pub(crate) fn checked_len(head: &[u8; HEAD_LEN], len_max: usize) -> Result<usize, ServiceError> {
     let refused = |message: String| Err(ServiceError::new(ErrorCode::BadProto, message));
     match (head[0], message_len(head)) {
         (0, len) if len > len_max => refused(format!(
@@ -28,13 +28,13 @@ pub(super) fn checked_len(head: &[u8; HEAD_LEN], len_max: usize) -> Result<usize
 }
 
 /// Appends the head of a message of this length.
-pub(super) fn put_head(len: usize, out: &mut BytesMut) {
+pub(crate) fn put_head(len: usize, out: &mut BytesMut) {
     out.put_u8(0);
     out.put_u32(u32::try_from(len).expect("replies have a few MiB"));
 }
 
 /// Appends a message behind its head.
-pub(super) fn put_message(message: &impl Message, out: &mut BytesMut) {
+pub(crate) fn put_message(message: &impl Message, out: &mut BytesMut) {
     let len = message.encoded_len();
     out.reserve(HEAD_LEN + len);
     put_head(len, out);

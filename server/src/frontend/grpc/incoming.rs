@@ -23,7 +23,7 @@ const ACCEPT_ENCODING_HEADER: &str = "grpc-accept-encoding";
 const IDENTITY: &str = "identity";
 
 /// Messages in the order in which they were sent. Their body is to be one that `Intake` bounds.
-pub(super) struct Incoming<M> {
+pub(crate) struct Incoming<M> {
     body: Body,
     len_max: usize,
     assembler: Assembler,

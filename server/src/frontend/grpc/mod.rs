@@ -13,13 +13,13 @@ mod append_session;
 mod basin;
 mod codec;
 mod error;
-mod framing;
+pub(crate) mod framing;
 mod health;
-mod incoming;
+pub(crate) mod incoming;
 mod intake;
 mod names;
 mod read_session;
-mod reply;
+pub(crate) mod reply;
 mod stream;
 
 use std::convert::Infallible;

@@ -32,7 +32,7 @@ impl End for Trailers {
 }
 
 /// What `write` writes, and then its status. Where nobody reads any more there is nobody to be told either.
-pub(super) fn stream<F, W>(write: F) -> Response
+pub(crate) fn stream<F, W>(write: F) -> Response
 where
     F: FnOnce(Output) -> W,
     W: Future<Output = Result<Result<(), Status>, Broken>> + Send + 'static,
@@ -44,7 +44,7 @@ where
 }
 
 /// One message.
-pub(super) fn message(message: &impl Message) -> Response {
+pub(crate) fn message(message: &impl Message) -> Response {
     let mut framed = BytesMut::new();
     put_message(message, &mut framed);
     chunks(vec![framed.freeze()])
@@ -77,7 +77,7 @@ fn with_head(body: Body) -> Response {
 
 /// A call that ends before it has anything to say.
 #[derive(Debug)]
-pub(super) struct Refusal(Status);
+pub(crate) struct Refusal(Status);
 
 impl From<Status> for Refusal {
     fn from(status: Status) -> Self {
