@@ -212,7 +212,7 @@ mod tests {
                 prop_assert_eq!(framed.len(), HEAD_LEN + message.encoded_len());
                 prop_assert_eq!(&pb::LinkRequest::decode(&framed[HEAD_LEN..]).unwrap(), message);
             }
-            let received = all(incoming::<pb::LinkRequest>(cut(&framed.concat().into(), &cuts)));
+            let received = all::<pb::LinkRequest>(incoming(cut(&framed.concat().into(), &cuts)));
             prop_assert_eq!(futures::executor::block_on(received).unwrap(), sent);
         }
 
@@ -232,7 +232,7 @@ mod tests {
                 prop_assert_eq!(framed.len(), HEAD_LEN + message.encoded_len());
                 prop_assert_eq!(&pb::LinkReply::decode(&framed[HEAD_LEN..]).unwrap(), message);
             }
-            let received = all(incoming::<pb::LinkReply>(cut(&framed.concat().into(), &cuts)));
+            let received = all::<pb::LinkReply>(incoming(cut(&framed.concat().into(), &cuts)));
             prop_assert_eq!(futures::executor::block_on(received).unwrap(), sent);
         }
     }
