@@ -37,7 +37,10 @@ fn disturbed(trace: &str, what: &str) -> usize {
 #[test]
 fn an_owner_that_is_suspended_before_a_create_and_wakes_after_the_seal_acknowledges_nothing() {
     let trace = trace(3, "plain", "store-hold:owner:0.9-13,hold:owner:1-13");
-    assert!(disturbed(&trace, "took the channel over") >= 1, "nobody took over");
+    assert!(
+        disturbed(&trace, "took the channel over") >= 1,
+        "nobody took over"
+    );
     let ended = disturbed(&trace, "it begins anew") + disturbed(&trace, "nothing more is acknowledged here");
     assert!(ended >= 1, "the owner never heard that it was one no more");
 }
@@ -45,7 +48,10 @@ fn an_owner_that_is_suspended_before_a_create_and_wakes_after_the_seal_acknowled
 #[test]
 fn a_process_that_is_suspended_for_longer_than_its_lease_goes_on_without_harm() {
     let trace = trace(4, "plain", "pause:owner:1-12,pause:leader:14-22");
-    assert!(disturbed(&trace, "took the channel over") >= 1, "nobody took over");
+    assert!(
+        disturbed(&trace, "took the channel over") >= 1,
+        "nobody took over"
+    );
 }
 
 /// Whoever takes over dies while it recovers, twice.
@@ -62,7 +68,10 @@ fn two_recoveries_in_a_row_that_crash_leave_nothing_behind_that_harms_the_third(
 fn a_release_whose_answer_is_lost_is_a_release() {
     let trace = trace(5, "plain", "one-way:leader:1-8,restart:owner:1.05-1.1");
     assert!(count(&trace, "is asked to stop") == 1);
-    assert!(disturbed(&trace, "took the channel over") >= 1, "nobody took over");
+    assert!(
+        disturbed(&trace, "took the channel over") >= 1,
+        "nobody took over"
+    );
 }
 
 /// It was sent before the node was given up, and arrives after.
