@@ -12,8 +12,8 @@ ARGS ?=
 ROUNDS ?= 200
 # Rounds of `make jepsen`; empty for five minutes.
 jepsen: ROUNDS :=
-# Seeds of `make sim`: the first, and the one behind the last.
-SEEDS ?= 1..41
+# Seeds of `make sim`: the first, and the one behind the last; empty for the runs in jepsen/sim/bank.
+SEEDS ?=
 # Seconds per target of `make fuzz`.
 SECONDS_EACH ?= 60
 
@@ -61,9 +61,15 @@ jepsen: deps ## Faults on a live cluster, judged by what clients saw: ROUNDS=100
 	  --millrace "$$CARGO_TARGET_DIR/release/millrace" $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)'
 
 .PHONY: sim
-sim: deps ## A simulated cluster under faults, once for each seed: SEEDS=100..200, or ARGS="--seconds 60" (docs/testing.md)
+sim: deps ## A simulated cluster under faults, for the bank of runs or SEEDS=100..200 ARGS="--seconds 60" (docs/testing.md)
 	$(CARGO) build --locked -p millrace-sim
-	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/debug/millrace-sim" bank --seeds $(SEEDS) --jobs "$$(nproc)" $(ARGS)'
+	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/debug/millrace-sim" bank --jobs "$$(nproc)" \
+	  $(if $(SEEDS),--seeds $(SEEDS),--dir jepsen/sim/bank) $(ARGS)'
+
+.PHONY: bugs
+bugs: deps ## Break the rules of the design one by one, and see that the simulator finds each
+	$(CARGO) build --locked -p millrace-sim --features bugs
+	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/debug/millrace-sim" bugs --jobs "$$(nproc)" $(ARGS)'
 
 .PHONY: bench
 bench: deps ## Measure beside `s2 lite` (needs the `s2` command, see docs/benchmarks.md)

@@ -229,7 +229,12 @@ impl Fault {
         Self {
             kind,
             node,
-            whom: None,
+            // Every other time it is one who has most to lose.
+            whom: match rng.random_range(0..4) {
+                0 => Some(Whom::Leader),
+                1 => Some(Whom::Owner),
+                _ => None,
+            },
             others,
             from,
             until: (from + Duration::from_millis(lasts)).min(end),
@@ -248,7 +253,11 @@ impl Fault {
         if let Some(whom) = self.whom {
             self.node = whom.number(nodes);
             let others = nodes.iter().map(|node| node.number);
-            self.others = others.filter(|other| *other != self.node).collect();
+            let others: Vec<u64> = others.filter(|other| *other != self.node).collect();
+            self.others = match self.others.len() {
+                1 => vec![others[self.draw as usize % others.len()]],
+                _ => others,
+            };
         }
     }
 

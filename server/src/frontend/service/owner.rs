@@ -63,6 +63,8 @@ pub(super) struct Asking<'a> {
     stream: &'a StreamName,
     intent: Intent,
     search: Search,
+    /// This node's state was as new as the group's after the request had begun.
+    confirmed: bool,
 }
 
 impl Asking<'_> {
@@ -85,9 +87,15 @@ impl Asking<'_> {
 
     /// The owner refused: `Ok` when it is time to ask again.
     pub async fn refused(&mut self, refused: Refusal) -> Result<(), ServiceError> {
-        match refused.is_elsewhere() {
-            true => self.search.again(self.frontend, refused).await,
-            false => Err(refusal_error(refused)),
+        match refused {
+            refused if refused.is_elsewhere() => self.search.again(self.frontend, refused).await,
+            // The name may lead to another stream by now, and this node not know of it.
+            Refusal::NotFound | Refusal::Deleting if !self.confirmed => {
+                self.frontend.linearize().await?;
+                self.confirmed = true;
+                Ok(())
+            }
+            refused => Err(refusal_error(refused)),
         }
     }
 }
@@ -105,6 +113,7 @@ impl Frontend {
             stream,
             intent,
             search: Search::new(OWNER_TIMEOUT),
+            confirmed: false,
         }
     }
 
