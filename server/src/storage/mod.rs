@@ -1,6 +1,9 @@
 //! Everything of a node that lies between it and its store, wired together.
 
+pub mod caretaker;
 pub mod cell;
+pub mod command;
+pub mod inspect;
 pub mod sweep;
 pub mod verify;
 

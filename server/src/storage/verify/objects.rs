@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use futures::stream::{self, TryStreamExt};
+use futures::stream::{self, Stream, TryStreamExt};
 use millrace_api::segment::SegmentObjectId;
 use millrace_raft::error::StoreError;
+use millrace_raft::group::Meta;
 use millrace_raft::query::{SegmentObjectRecord, SegmentRecord, View};
 use millrace_wal::segment::{Run, SegmentFooter};
 use millrace_wal::{ReadRange, verify_object};
@@ -34,16 +35,9 @@ impl Verify {
         let phase = Phase::Objects;
         report.progress(Progress { phase, done, total }).await?;
         let room = Arc::new(Semaphore::new(READ_MIB_MAX as usize));
-        let pages = stream::try_unfold(None, |after| async move {
-            let page = self.cell.meta.state().segment_objects(None, after, PAGE)?;
-            Ok::<_, VerifyError>(page.last().map(|last| last.object).map(|last| (page, Some(last))))
-        });
-        let live = pages
-            .map_ok(|page| stream::iter(page.into_iter().filter(is_live).map(Ok)))
-            .try_flatten();
-        let seen = live
-            .map_ok(|object| look_at(&self.cell, object, room.clone()))
-            .try_buffer_unordered(READS);
+        let cell = self.cell.clone();
+        let looks = live(self.cell.meta.clone()).map_ok(move |object| look_at(cell.clone(), object, room.clone()));
+        let seen = looks.try_buffer_unordered(READS);
         futures::pin_mut!(seen);
         while let Some(seen) = seen.try_next().await? {
             done += 1;
@@ -73,12 +67,24 @@ impl Verify {
     }
 }
 
+/// Objects that are live as their page is read, in order of their names.
+fn live(meta: Meta) -> impl Stream<Item = Result<SegmentObjectRecord, VerifyError>> {
+    let pages = stream::try_unfold((meta, None), |(meta, after)| async move {
+        let page = meta.state().segment_objects(None, after, PAGE)?;
+        let last = page.last().map(|last| last.object);
+        Ok::<_, VerifyError>(last.map(|last| (page, (meta, Some(last)))))
+    });
+    pages
+        .map_ok(|page| stream::iter(page.into_iter().filter(is_live).map(Ok)))
+        .try_flatten()
+}
+
 fn is_live(object: &SegmentObjectRecord) -> bool {
     object.dead_at_ms.is_none()
 }
 
 async fn look_at(
-    cell: &Cell,
+    cell: Cell,
     record: SegmentObjectRecord,
     room: Arc<Semaphore>,
 ) -> Result<Seen, VerifyError> {
@@ -93,7 +99,7 @@ async fn look_at(
     let range = ReadRange::Range(0..record.len.saturating_add(1));
     let bytes = insist(|| cell.segments.get(&key, range.clone())).await?;
     let Some(bytes) = bytes else {
-        let broken = match still_live(cell, id).await? {
+        let broken = match still_live(&cell, id).await? {
             true => vec![Broken::new(Promise::Present, id, "it is not in the store")],
             false => Vec::new(),
         };
