@@ -67,7 +67,8 @@ impl Caretaker {
         P: Send + 'static,
     {
         let turn = self.turn.clone().try_acquire_owned();
-        let turn = turn.map_err(|_| Status::resource_exhausted("the node does so for somebody else at the moment"))?;
+        let turn =
+            turn.map_err(|_| Status::resource_exhausted("the node does so for somebody else at the moment"))?;
         let (out, events) = mpsc::channel(EVENTS);
         let work = begin(out);
         let work = AbortOnDropHandle::new(self.runtime.spawn(async move {

@@ -65,7 +65,11 @@ impl Inspection {
         } else if let Ok(SegmentSuffix::Whole(_)) = SegmentFooter::decode(bytes) {
             segment_object(bytes, frames)
         } else {
-            Self::new("unknown", bytes, Some("neither its first bytes nor its last are ours".into()))
+            Self::new(
+                "unknown",
+                bytes,
+                Some("neither its first bytes nor its last are ours".into()),
+            )
         }
     }
 
@@ -107,7 +111,9 @@ fn chunk(bytes: &Bytes) -> Inspection {
         _ => None,
     };
     let header = decode_header(bytes).map(|header| (header.meta, header.len));
-    let header = header.ok().or(footer.as_ref().map(|footer| (footer.meta, footer.len)));
+    let header = header
+        .ok()
+        .or(footer.as_ref().map(|footer| (footer.meta, footer.len)));
     if let Some((meta, len)) = header {
         seen.say("key", meta.id.key());
         seen.say("channel", meta.id.channel);
@@ -132,7 +138,9 @@ fn chunk(bytes: &Bytes) -> Inspection {
         None => frames_from(bytes, offset, bytes.len() as u64),
         Some(footer) => {
             let entries = footer.entries.iter();
-            entries.map(|entry| frame_at(bytes, entry.offset, &entry.header)).collect()
+            entries
+                .map(|entry| frame_at(bytes, entry.offset, &entry.header))
+                .collect()
         }
     };
     seen

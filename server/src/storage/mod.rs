@@ -3,6 +3,8 @@
 pub mod caretaker;
 pub mod cell;
 pub mod command;
+#[cfg(test)]
+pub mod fixture;
 pub mod inspect;
 pub mod sweep;
 pub mod verify;
@@ -25,10 +27,10 @@ use crate::flusher::Flusher;
 use crate::merger::Merger;
 use crate::reaper::{Reaper, Reaping};
 use crate::segment_reader::SegmentReader;
+use crate::storage::cell::Cell;
 use crate::tasks::deletion::Deletion;
 use crate::tasks::housekeeping::Housekeeping;
 use crate::tasks::merge::Merges;
-use crate::storage::cell::Cell;
 use crate::tasks::objects::DeadObjects;
 use crate::tasks::sweep::Sweeps;
 
@@ -123,7 +125,10 @@ impl Storage {
         let sweeps = Sweeps {
             node,
             cell: self.cell(meta),
-            interval: config.sweep_interval.max(config.reader_grace).max(SWEEP_INTERVAL_MIN),
+            interval: config
+                .sweep_interval
+                .max(config.reader_grace)
+                .max(SWEEP_INTERVAL_MIN),
         };
         let merger = Merger {
             env: env.clone(),

@@ -25,6 +25,11 @@ impl Share {
         }))
     }
 
+    #[cfg(test)]
+    pub fn part(index: u64, of: u64) -> Self {
+        Self { index, of }
+    }
+
     /// The first stream of the share, and the first behind it; `None` if there is none.
     pub fn streams(self) -> (StreamId, Option<StreamId>) {
         let at = |index: u64| StreamId(u128::MAX / u128::from(self.of) * u128::from(index));

@@ -38,7 +38,9 @@ impl Sweeps {
                 tokio::time::sleep(self.interval).await;
                 match self.sweep(&suspects).await {
                     Ok(found) => suspects = found,
-                    Err(error) => tracing::warn!(%error, "orphans in the store are not looked for at the moment"),
+                    Err(error) => {
+                        tracing::warn!(%error, "orphans in the store are not looked for at the moment")
+                    }
                 }
             }
         })
@@ -47,7 +49,8 @@ impl Sweeps {
 
     /// Removes what is an orphan still, and answers the others that were found.
     async fn sweep(&self, suspects: &BTreeSet<Place>) -> Result<BTreeSet<Place>, SweepError> {
-        let share = Share::of_node(self.node, &self.cell.meta.state()).map_err(millrace_raft::error::MetaError::from)?;
+        let share = Share::of_node(self.node, &self.cell.meta.state())
+            .map_err(millrace_raft::error::MetaError::from)?;
         let Some(share) = share else {
             return Ok(BTreeSet::new());
         };
@@ -103,5 +106,38 @@ impl Sweeps {
             }
         }
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
+
+    use super::*;
+    use crate::storage::fixture::{Fixture, NODE};
+
+    #[tokio::test]
+    async fn an_orphan_goes_when_a_second_sweep_finds_it() {
+        let fixture = Fixture::new().await;
+        let named = fixture.flush(1, 1).await;
+        let sweeps = Sweeps {
+            node: NODE,
+            cell: fixture.cell.clone(),
+            interval: Duration::ZERO,
+        };
+        let orphan = |part| SegmentObjectId {
+            part,
+            ..fixture.name(SegmentOrigin::Flush, 1)
+        };
+        let first = fixture.put(orphan(1), "orphan").await;
+        let found = sweeps.sweep(&BTreeSet::new()).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(fixture.keys().await, [named.to_string(), first]);
+        let second = fixture.put(orphan(2), "orphan").await;
+        let found = sweeps.sweep(&found).await.unwrap();
+        assert_eq!(fixture.keys().await, [named.to_string(), second]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(sweeps.sweep(&found).await.unwrap(), BTreeSet::new());
+        assert_eq!(fixture.keys().await, [named.to_string()]);
     }
 }

@@ -55,7 +55,9 @@ pub async fn run(args: StorageArgs, env: Env) -> anyhow::Result<bool> {
 
 async fn read(object: &str, store: Option<&str>, env: &Env) -> anyhow::Result<Bytes> {
     let Some(url) = store else {
-        let len = std::fs::metadata(object).with_context(|| format!("cannot read {object}"))?.len();
+        let len = std::fs::metadata(object)
+            .with_context(|| format!("cannot read {object}"))?
+            .len();
         if len > SEGMENT_OBJECT_LEN_MAX {
             bail!("{object} has {len} bytes, which no object has");
         }
@@ -76,7 +78,11 @@ async fn verify(worker: &Worker, source: &Source) -> anyhow::Result<bool> {
     while let Some(event) = worker.next(&mut events, deadline).await? {
         match event.event {
             Some(Event::Progress(progress)) => printer.progress(&progress),
-            Some(Event::Broken(pb::Broken { promise, subject, why })) => {
+            Some(Event::Broken(pb::Broken {
+                promise,
+                subject,
+                why,
+            })) => {
                 let json = json!({"broken": promise, "subject": subject, "why": why});
                 printer.print(&json, &format!("BROKEN {promise:<8} {subject}: {why}\n"))?;
             }

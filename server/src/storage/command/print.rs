@@ -79,7 +79,10 @@ pub fn checked(checked: &pb::Checked) -> String {
         1 => "1 promise is BROKEN: see above".to_owned(),
         broken => format!("{broken} promises are BROKEN: see above"),
     };
-    format!("{}{verdict}\n", table(&["CHECKED", "COUNT", "BYTES"], &rows, &[1, 2]))
+    format!(
+        "{}{verdict}\n",
+        table(&["CHECKED", "COUNT", "BYTES"], &rows, &[1, 2])
+    )
 }
 
 pub fn swept(swept: &pb::Swept, dry_run: bool) -> String {
@@ -102,7 +105,14 @@ pub fn inspection(seen: &Inspection) -> String {
     }
     if !seen.parts.is_empty() {
         let heading = [
-            "OFFSET", "BYTES", "WHAT", "STREAM", "RECORDS", "TIMESTAMPS", "METERED", "CHECK",
+            "OFFSET",
+            "BYTES",
+            "WHAT",
+            "STREAM",
+            "RECORDS",
+            "TIMESTAMPS",
+            "METERED",
+            "CHECK",
         ];
         let rows: Vec<_> = seen.parts.iter().map(part).collect();
         text += &format!("\n{}", table(&heading, &rows, &[0, 1, 6]));
@@ -115,7 +125,10 @@ pub fn inspection(seen: &Inspection) -> String {
 }
 
 fn part(part: &Part) -> Vec<String> {
-    let check = part.fault.as_ref().map_or("ok".to_owned(), |fault| format!("BAD: {fault}"));
+    let check = part
+        .fault
+        .as_ref()
+        .map_or("ok".to_owned(), |fault| format!("BAD: {fault}"));
     vec![
         part.offset.to_string(),
         part.bytes.to_string(),

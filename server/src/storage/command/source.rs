@@ -42,7 +42,10 @@ pub struct Here {
 impl Worker {
     pub async fn new(source: &Source, env: Env) -> anyhow::Result<Self> {
         match &source.data_dir {
-            Some(dir) => Here::open(dir, source.store.clone(), env).await.map(Box::new).map(Self::Here),
+            Some(dir) => Here::open(dir, source.store.clone(), env)
+                .await
+                .map(Box::new)
+                .map(Self::Here),
             None => {
                 let timeout = source.reach.timeout.unwrap_or(NO_TIMEOUT);
                 let client = Client::new(source.reach.resolve()?, env, timeout)?;
@@ -138,7 +141,8 @@ impl Here {
         }
         let data_dir = match DataDir::lock(&config.data_dir) {
             Err(error @ DataDirError::InUse { .. }) => {
-                return Err(error).context("a node runs there; one that is in a cluster can be asked with --node");
+                return Err(error)
+                    .context("a node runs there; one that is in a cluster can be asked with --node");
             }
             locked => locked?,
         };

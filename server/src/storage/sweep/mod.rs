@@ -21,8 +21,8 @@ use millrace_raft::error::MetaError;
 use millrace_wal::format::{CHUNK_HEADER_LEN, decode_header};
 use millrace_wal::{ChunkId, ReadRange, StoreError, ZoneStore};
 
-pub use self::judge::{Orphan, Remark, Unknown};
 use self::judge::{ByKey, Judge};
+pub use self::judge::{Orphan, Remark, Unknown};
 use super::cell::{Area, Cell, Place, insist};
 use crate::tasks::share::Share;
 
@@ -110,11 +110,7 @@ impl Sweep {
                 }
             };
             self.after = Some(next);
-            return Ok(Some(Looked {
-                area,
-                objects,
-                found,
-            }));
+            return Ok(Some(Looked { area, objects, found }));
         }
         Ok(None)
     }
@@ -153,11 +149,7 @@ impl Sweep {
 }
 
 /// What the header of an object of an earlier epoch says.
-async fn unless_seal(
-    store: &dyn ZoneStore,
-    key: &str,
-    id: ChunkId,
-) -> Result<Option<Remark>, StoreError> {
+async fn unless_seal(store: &dyn ZoneStore, key: &str, id: ChunkId) -> Result<Option<Remark>, StoreError> {
     let range = ReadRange::Range(0..CHUNK_HEADER_LEN as u64);
     let Some(bytes) = insist(|| store.get(key, range.clone())).await? else {
         return Ok(None);
@@ -197,7 +189,8 @@ impl Scope {
     fn beyond(self, area: Area, last: &str) -> String {
         let foreign = area.channel_of(last).filter(|channel| !self.has(Some(*channel)));
         let end = foreign.map(|channel| last_key(area, channel));
-        end.filter(|end| end.as_str() > last).unwrap_or_else(|| last.to_owned())
+        end.filter(|end| end.as_str() > last)
+            .unwrap_or_else(|| last.to_owned())
     }
 }
 

@@ -30,12 +30,18 @@ pub struct SweepRun {
 #[derive(Debug)]
 pub enum SweepEvent {
     /// So many objects were looked at so far, the last of them under this key space.
-    Looked { objects: u64, prefix: &'static str },
+    Looked {
+        objects: u64,
+        prefix: &'static str,
+    },
     Found(Found),
     /// Removing begins after so long.
     Waiting(Duration),
     Removed(Place),
-    Failed { place: Place, why: String },
+    Failed {
+        place: Place,
+        why: String,
+    },
 }
 
 /// What a sweep came to.

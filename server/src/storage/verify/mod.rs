@@ -172,7 +172,9 @@ impl Report {
 
 /// Work on memory or metadata that takes a while, away from the threads that serve.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, VerifyError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| VerifyError::Closed)
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| VerifyError::Closed)
 }
 
 impl Broken {

@@ -36,7 +36,8 @@ impl Verify {
         report.progress(Progress { phase, done, total }).await?;
         let room = Arc::new(Semaphore::new(READ_MIB_MAX as usize));
         let cell = self.cell.clone();
-        let looks = live(self.cell.meta.clone()).map_ok(move |object| look_at(cell.clone(), object, room.clone()));
+        let looks =
+            live(self.cell.meta.clone()).map_ok(move |object| look_at(cell.clone(), object, room.clone()));
         let seen = looks.try_buffer_unordered(READS);
         futures::pin_mut!(seen);
         while let Some(seen) = seen.try_next().await? {
@@ -83,13 +84,11 @@ fn is_live(object: &SegmentObjectRecord) -> bool {
     object.dead_at_ms.is_none()
 }
 
-async fn look_at(
-    cell: Cell,
-    record: SegmentObjectRecord,
-    room: Arc<Semaphore>,
-) -> Result<Seen, VerifyError> {
+async fn look_at(cell: Cell, record: SegmentObjectRecord, room: Arc<Semaphore>) -> Result<Seen, VerifyError> {
     let id = record.object;
-    let mib = u32::try_from(record.len >> 20).unwrap_or(u32::MAX).saturating_add(1);
+    let mib = u32::try_from(record.len >> 20)
+        .unwrap_or(u32::MAX)
+        .saturating_add(1);
     let _room = room
         .acquire_many(mib.min(READ_MIB_MAX))
         .await
@@ -112,7 +111,11 @@ async fn look_at(
     let state = cell.meta.state();
     let compared = blocking(move || {
         if len != record.len {
-            let why = format!("metadata say that it has {} bytes, and it has {}", record.len, at_least(len, record.len));
+            let why = format!(
+                "metadata say that it has {} bytes, and it has {}",
+                record.len,
+                at_least(len, record.len)
+            );
             return Ok((0, vec![Broken::new(Promise::Whole, id, why)]));
         }
         let footer = match verify_object(&bytes) {

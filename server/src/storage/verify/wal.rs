@@ -36,7 +36,10 @@ impl Verify {
     pub(super) async fn chunks(&self, report: &mut Report) -> Result<(), VerifyError> {
         self.cell.meta.linearize().await?;
         let channels = self.cell.meta.state().channels()?;
-        let total = channels.iter().flat_map(proven).map(|(_, slots)| slots.end - slots.start);
+        let total = channels
+            .iter()
+            .flat_map(proven)
+            .map(|(_, slots)| slots.end - slots.start);
         let total: u64 = total.sum();
         report
             .progress(Progress {
@@ -67,7 +70,9 @@ impl Verify {
         total: u64,
     ) -> Result<(), VerifyError> {
         let ids = slots.map(|slot| ChunkId::new(channel, epoch, ChunkSeq(slot)));
-        let seen = stream::iter(ids).map(|id| in_history(&self.cell, id)).buffer_unordered(READS);
+        let seen = stream::iter(ids)
+            .map(|id| in_history(&self.cell, id))
+            .buffer_unordered(READS);
         self.collect(report, seen, Some(total)).await
     }
 
@@ -80,9 +85,11 @@ impl Verify {
     ) -> Result<(), VerifyError> {
         let from = ChunkId::new(channel.channel, epoch, ChunkSeq(start(channel, epoch)));
         for area in self.cell.areas().filter(|area| *area != Area::Segments) {
-            let mut after = from.slot.0.checked_sub(1).map(|slot| {
-                ChunkId::new(channel.channel, epoch, ChunkSeq(slot)).key()
-            });
+            let mut after = from
+                .slot
+                .0
+                .checked_sub(1)
+                .map(|slot| ChunkId::new(channel.channel, epoch, ChunkSeq(slot)).key());
             loop {
                 let prefix = ChunkId::epoch_prefix(channel.channel, epoch);
                 let store = self.cell.store(area);
@@ -198,7 +205,9 @@ async fn copy(cell: &Cell, place: &Place, id: ChunkId) -> Result<Copy, VerifyErr
         return Ok(Copy::Absent);
     };
     blocking(move || match decode_chunk(bytes) {
-        Ok(chunk) if chunk.meta().id != id => Copy::Bad(format!("it says that it is chunk {}", chunk.meta().id)),
+        Ok(chunk) if chunk.meta().id != id => {
+            Copy::Bad(format!("it says that it is chunk {}", chunk.meta().id))
+        }
         Ok(chunk) if chunk.meta().kind.is_seal() => Copy::Seal,
         Ok(chunk) => Copy::Chunk {
             len: chunk.header.len,
