@@ -207,6 +207,12 @@ pub struct Settings {
     #[serde(default, with = "humantime_serde::option")]
     pub housekeeping_interval: Option<Duration>,
 
+    /// How often the store is looked through for objects that nothing names and nothing can come to name: what a crash
+    /// left between two steps. They are removed when they are found a second time [default: 1h]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_SWEEP_INTERVAL", value_parser = humantime::parse_duration)]
+    #[serde(default, with = "humantime_serde::option")]
+    pub sweep_interval: Option<Duration>,
+
     /// A stream that was not used for this long rests, if nothing of it is in the WAL [default: 60s]
     #[arg(long, value_name = "DURATION", env = "MILLRACE_IDLE_TIMEOUT", value_parser = humantime::parse_duration)]
     #[serde(default, with = "humantime_serde::option")]
@@ -302,6 +308,7 @@ impl Settings {
             cache_bytes,
             reader_grace,
             housekeeping_interval,
+            sweep_interval,
             idle_timeout,
             deletion_grace,
             stop_timeout,
@@ -364,6 +371,7 @@ pub struct NodeConfig {
     pub cache_bytes: usize,
     pub reader_grace: Duration,
     pub housekeeping_interval: Duration,
+    pub sweep_interval: Duration,
     pub idle_timeout: Duration,
     pub deletion_grace: Duration,
     pub stop_timeout: Duration,
@@ -443,6 +451,7 @@ impl NodeConfig {
             cache_bytes: bytes("cache-bytes", settings.cache_bytes, 256 * MIB, 0)?,
             reader_grace: settings.reader_grace.unwrap_or(Duration::from_secs(60)),
             housekeeping_interval: settings.housekeeping_interval.unwrap_or(Duration::from_secs(60)),
+            sweep_interval: settings.sweep_interval.unwrap_or(Duration::from_secs(3600)),
             idle_timeout: settings.idle_timeout.unwrap_or(Duration::from_secs(60)),
             deletion_grace: settings.deletion_grace.unwrap_or(Duration::from_secs(10)),
             stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(10)),

@@ -27,7 +27,7 @@ mod ownership;
 mod peer;
 mod reaper;
 mod segment_reader;
-mod storage;
+pub mod storage;
 pub mod store;
 mod tasks;
 pub mod telemetry;

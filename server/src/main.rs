@@ -17,6 +17,8 @@ use millrace_server::config::{
 };
 use millrace_server::env::Env;
 use millrace_server::node::{Ended, Node};
+use millrace_server::storage;
+use millrace_server::storage::command::args::StorageArgs;
 use millrace_server::telemetry;
 
 /// Durable streams on object storage, compatible with S2.
@@ -37,6 +39,7 @@ enum Command {
     /// Start a node with everything set by flag, environment (MILLRACE_*) or TOML file, in this order of precedence
     Server(Box<ServerArgs>),
     Cluster(Box<ClusterArgs>),
+    Storage(Box<StorageArgs>),
     Bench(Box<BenchArgs>),
 }
 
@@ -99,7 +102,12 @@ fn main() -> ExitCode {
             .settings()
             .map_err(Into::into)
             .and_then(|settings| run_node(settings, false)),
-        Command::Cluster(args) => match run_operator(*args) {
+        Command::Cluster(args) => match run_operator(admin::command::run(*args, Env::system())) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
+        Command::Storage(args) => match run_operator(storage::command::run(*args, Env::system())) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error),
@@ -121,11 +129,11 @@ fn run_bench(args: BenchArgs) -> anyhow::Result<()> {
     runtime.block_on(bench::run(plan))
 }
 
-fn run_operator(args: ClusterArgs) -> anyhow::Result<bool> {
+fn run_operator(command: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(admin::command::run(args, Env::system()))
+    runtime.block_on(command)
 }
 
 fn run_cluster(args: DevArgs) -> anyhow::Result<()> {

@@ -34,6 +34,7 @@ use crate::lease::Lease;
 use crate::ownership::{Ownership, Parts, Trouble, Wanted};
 use crate::peer::serve::{PeerParts, PeerService};
 use crate::storage::Storage;
+use crate::storage::caretaker::Caretaker;
 use crate::store::{self, StoreError};
 use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
@@ -190,6 +191,7 @@ impl Node {
             Some(cluster) => {
                 let among = Among {
                     cluster,
+                    storage: Caretaker::new(storage.cell(&meta), config.reader_grace),
                     config: &config,
                     frontend: &frontend,
                     lifecycle: &lifecycle,
@@ -341,6 +343,7 @@ async fn own_all(
 /// What makes a node one among others.
 struct Among<'a> {
     cluster: &'a Cluster,
+    storage: Caretaker,
     config: &'a NodeConfig,
     frontend: &'a Arc<Frontend>,
     lifecycle: &'a Lifecycle,
@@ -352,6 +355,7 @@ impl Among<'_> {
     async fn others(self, stop: CancellationToken) -> Result<(Control, Lives), NodeError> {
         let Self {
             cluster,
+            storage,
             config,
             frontend,
             lifecycle,
@@ -371,6 +375,7 @@ impl Among<'_> {
         let parts_for_operators = AdminParts {
             control: control.clone(),
             lifecycle: lifecycle.clone(),
+            storage,
         };
         cluster.admin.fill(parts_for_operators, stop.clone());
         let address = cluster.serve(service, stop).await?;

@@ -87,6 +87,38 @@ pub async fn open(url: &str, meta: &Meta, env: &Env) -> Result<Zone, StoreError>
     Ok(Zone { store, zone_gen })
 }
 
+/// The store that a cell has used, to be looked at: nothing is written to it.
+pub async fn attach(url: &str, meta: &Meta, env: &Env) -> Result<Zone, StoreError> {
+    let unusable = |cause: &dyn std::fmt::Display| StoreError::Unusable {
+        url: redacted(url),
+        cause: cause.to_string(),
+    };
+    let store = env.stores.open(url).map_err(|error| unusable(&error))?;
+    let found = read_marker(store.as_ref())
+        .await
+        .map_err(|error| unusable(&error))?
+        .ok_or_else(|| unusable(&"no node has used it: it has no marker"))?;
+    let (cell, zones) = meta
+        .state()
+        .at_once(|view| Ok((view.cell_id()?, view.zones()?)))
+        .map_err(|error: millrace_raft::error::StoreError| MetaError::from(error))?;
+    let cell = cell.ok_or_else(|| unusable(&"the metadata belong to no cell yet"))?;
+    if found.cell != cell {
+        return Err(StoreError::OtherCell {
+            url: redacted(url),
+            found: found.cell,
+            cell,
+        });
+    }
+    match zones.into_iter().find(|zone| zone.zone == ZONE) {
+        Some(known) if known.gen_id == found.zone_gen => Ok(Zone {
+            store,
+            zone_gen: found.zone_gen,
+        }),
+        _ => Err(replaced(url, "its marker names another life of it")),
+    }
+}
+
 async fn cell_id(meta: &Meta, env: &Env) -> Result<u128, StoreError> {
     if let Some(cell) = meta.state().cell_id().map_err(MetaError::from)? {
         return Ok(cell);

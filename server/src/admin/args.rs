@@ -137,7 +137,8 @@ pub struct ReachArgs {
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// How long the command may take [default: 15s; 10m for what waits: add, remove, drain]
+    /// How long the command may take [default: 15s; 10m for what waits: add, remove, drain; none
+    /// for what goes through all that is stored]
     #[arg(long, value_name = "DURATION", global = true, value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
 

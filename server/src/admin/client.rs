@@ -106,7 +106,7 @@ impl Client {
         channels.entry(address.to_owned()).or_insert_with(made).clone()
     }
 
-    fn admin(&self, address: &str) -> AdminClient<Channel> {
+    pub fn admin(&self, address: &str) -> AdminClient<Channel> {
         let origin = http::Uri::from_static("http://millrace.admin");
         AdminClient::with_origin(self.channel(address), origin).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -134,6 +134,23 @@ impl Client {
             Ok(answer) => Ok(answer?.into_inner()),
             Err(_) => Err(Status::deadline_exceeded("no answer in time")),
         }
+    }
+
+    /// The first of the nodes that were named that serves.
+    ///
+    /// # Errors
+    ///
+    /// If none does; the text says what may be the matter with each.
+    pub async fn first(&self) -> anyhow::Result<String> {
+        let mut silent = BTreeMap::new();
+        for address in &self.reach.nodes {
+            match self.describe(address).await {
+                Ok(answer) if answer.serving => return Ok(address.clone()),
+                Ok(_) => silent.insert(address.clone(), "it is starting or stopping".to_owned()),
+                Err(status) => silent.insert(address.clone(), self.why(&status)),
+            };
+        }
+        anyhow::bail!(no_answer(&silent))
     }
 
     /// Whether a node has answered since the command began.
@@ -225,7 +242,7 @@ fn no_answer(silent: &BTreeMap<String, String>) -> String {
         .collect();
     format!(
         "no node answers.{}\nName the cluster address of one that runs with --node (for `millrace dev --nodes N`, the \
-         HTTP port + 1000). A node that is alone, without --cluster-addr, has none and needs no looking after.",
+         HTTP port + 1000). A node that is alone, without --cluster-addr, has none.",
         each.concat()
     )
 }

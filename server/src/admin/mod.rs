@@ -8,12 +8,12 @@
 //! Who may call: whoever names the cluster and, with TLS, has a certificate of its authority.
 
 pub mod args;
-mod client;
+pub(crate) mod client;
 pub mod command;
-mod progress;
+pub(crate) mod progress;
 mod render;
 pub mod service;
-mod table;
+pub(crate) mod table;
 mod verdict;
 mod view;
 

@@ -28,13 +28,21 @@ impl Progress {
         };
     }
 
+    /// As [`Self::say`] on a terminal; nothing where nobody watches, because it changes all the time.
+    pub fn tick(&mut self, text: &str) {
+        if self.terminal {
+            self.say(text);
+        }
+    }
+
     /// A line that stays.
     pub fn note(&mut self, text: &str) {
         self.clear();
         eprintln!("{text}");
     }
 
-    fn clear(&mut self) {
+    /// Leaves an empty line to whoever prints next.
+    pub fn clear(&mut self) {
         if self.terminal && !self.said.is_empty() {
             eprint!("\r\x1b[K");
         }

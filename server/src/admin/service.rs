@@ -20,6 +20,7 @@ use super::pb::{self, admin_server};
 use super::view::{self, Led, View};
 use crate::control::Control;
 use crate::frontend::service::Lifecycle;
+use crate::storage::caretaker::{Caretaker, SweepEvents, VerifyEvents};
 
 /// Answered without it, a leader says that it cannot confirm that it leads.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,6 +29,7 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct AdminParts {
     pub control: Control,
     pub lifecycle: Lifecycle,
+    pub storage: Caretaker,
 }
 
 /// Where the service finds the node: empty while it starts, and after it has stopped.
@@ -291,6 +293,19 @@ impl admin_server::Admin for AdminService {
             // The comparison is among what this state contains.
             compared_at: meta.applied_index(),
         }))
+    }
+
+    type VerifyStream = VerifyEvents;
+
+    async fn verify(&self, _: Request<pb::VerifyRequest>) -> Answer<VerifyEvents> {
+        Ok(Response::new(self.node()?.storage.verify()?))
+    }
+
+    type SweepStream = SweepEvents;
+
+    async fn sweep(&self, request: Request<pb::SweepRequest>) -> Answer<SweepEvents> {
+        let pb::SweepRequest { dry_run } = request.into_inner();
+        Ok(Response::new(self.node()?.storage.sweep(dry_run)?))
     }
 }
 

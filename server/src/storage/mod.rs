@@ -1,6 +1,16 @@
 //! Everything of a node that lies between it and its store, wired together.
 
+pub mod caretaker;
+pub mod cell;
+pub mod command;
+#[cfg(test)]
+pub mod fixture;
+pub mod inspect;
+pub mod sweep;
+pub mod verify;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use millrace_api::id::{NodeId, ZoneGen};
 use millrace_raft::group::Meta;
@@ -17,10 +27,15 @@ use crate::flusher::Flusher;
 use crate::merger::Merger;
 use crate::reaper::{Reaper, Reaping};
 use crate::segment_reader::SegmentReader;
+use crate::storage::cell::Cell;
 use crate::tasks::deletion::Deletion;
 use crate::tasks::housekeeping::Housekeeping;
 use crate::tasks::merge::Merges;
 use crate::tasks::objects::DeadObjects;
+use crate::tasks::sweep::Sweeps;
+
+/// The store is not listed more often, whatever is asked for.
+const SWEEP_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 pub struct Storage {
     pub gens: Vec<ZoneGen>,
@@ -74,6 +89,16 @@ impl Storage {
         })
     }
 
+    /// Everything that the node stores, for those who look after it.
+    pub fn cell(&self, meta: &Meta) -> Cell {
+        Cell {
+            meta: meta.clone(),
+            segments: self.store.clone(),
+            zones: self.wal.stores(),
+            quorum: self.wal.quorum(),
+        }
+    }
+
     /// Starts what deletes, until `stop`.
     pub fn tend(
         self,
@@ -103,6 +128,14 @@ impl Storage {
             meta: meta.clone(),
             interval: config.housekeeping_interval,
         };
+        let sweeps = Sweeps {
+            node,
+            cell: self.cell(meta),
+            interval: config
+                .sweep_interval
+                .max(config.reader_grace)
+                .max(SWEEP_INTERVAL_MIN),
+        };
         let merger = Merger {
             env: env.clone(),
             meta: meta.clone(),
@@ -114,5 +147,6 @@ impl Storage {
         tasks.spawn(deletion.run(stop.clone()));
         tasks.spawn(dead_objects.run(stop.clone()));
         tasks.spawn(housekeeping.run(stop.clone()));
+        tasks.spawn(sweeps.run(stop.clone()));
     }
 }

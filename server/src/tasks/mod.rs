@@ -5,7 +5,8 @@ pub mod deletion;
 pub mod housekeeping;
 pub mod merge;
 pub mod objects;
-mod share;
+pub mod share;
+pub mod sweep;
 
 use millrace_raft::error::MetaError;
 

@@ -1,7 +1,7 @@
 //! Which of the work in the background is this node's. Nodes that disagree for a moment, because one has heard of a
 //! third and the other has not, do some of it twice or a little later, and nothing else.
 
-use millrace_api::id::{NodeId, StreamId};
+use millrace_api::id::{ChannelId, NodeId, StreamId};
 use millrace_api::segment::SegmentObjectId;
 use millrace_raft::error::StoreError;
 use millrace_raft::query::StateReader;
@@ -25,6 +25,11 @@ impl Share {
         }))
     }
 
+    #[cfg(test)]
+    pub fn part(index: u64, of: u64) -> Self {
+        Self { index, of }
+    }
+
     /// The first stream of the share, and the first behind it; `None` if there is none.
     pub fn streams(self) -> (StreamId, Option<StreamId>) {
         let at = |index: u64| StreamId(u128::MAX / u128::from(self.of) * u128::from(index));
@@ -35,6 +40,15 @@ impl Share {
     pub fn has_stream(self, stream: StreamId) -> bool {
         let (first, end) = self.streams();
         first <= stream && end.is_none_or(|end| stream < end)
+    }
+
+    pub fn has_channel(self, channel: ChannelId) -> bool {
+        u64::from(channel.0) % self.of == self.index
+    }
+
+    /// Whether it has what could be anybody's.
+    pub fn is_first(self) -> bool {
+        self.index == 0
     }
 
     pub fn has_object(self, object: SegmentObjectId) -> bool {

@@ -33,9 +33,9 @@ pub(super) fn encode(id: &SegmentObjectId) -> [u8; SEGMENT_HEADER_LEN] {
     out
 }
 
-/// Reads the header at the start of `bytes`: magic, then version, then CRC, so that bytes of a later version are
-/// reported as such.
-pub(super) fn decode(bytes: &[u8]) -> Result<SegmentObjectId, FormatError> {
+/// The name that the header at the start of `bytes` says. Magic is judged first, then the version, then the CRC, so that
+/// bytes of a later version are reported as such. [`verify_object`](super::verify_object) does all that and more.
+pub fn decode(bytes: &[u8]) -> Result<SegmentObjectId, FormatError> {
     let Some(header) = bytes.first_chunk::<SEGMENT_HEADER_LEN>() else {
         return Err(FormatError::Truncated {
             need: SEGMENT_HEADER_LEN as u64,

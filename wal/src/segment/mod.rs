@@ -29,7 +29,7 @@ mod tests;
 
 pub use build::{SegmentObject, SegmentObjectBuilder};
 pub use footer::{SegmentFooter, SegmentSuffix};
-pub use header::SEGMENT_HEADER_LEN;
+pub use header::{SEGMENT_HEADER_LEN, decode as decode_segment_header};
 pub use index::{RunIndex, RunIndexEntry};
 pub use joined::JOINED_BODY_LEN_MAX;
 pub use run::Run;

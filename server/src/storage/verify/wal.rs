@@ -1,0 +1,228 @@
+//! Chunks from each channel's checkpoint on: what a replay would read.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch};
+use millrace_raft::query::ChannelRecord;
+use millrace_wal::format::decode_chunk;
+use millrace_wal::{ChunkId, ReadRange};
+
+use super::{Broken, Phase, Progress, Promise, Report, Verify, VerifyError, blocking};
+use crate::storage::cell::{Area, Cell, Place, insist};
+
+/// Chunks read at a time.
+const READS: usize = 4;
+/// Keys of one step of a listing.
+const PAGE: usize = 1000;
+
+/// What came of one slot.
+#[derive(Default)]
+struct Seen {
+    bytes: u64,
+    broken: Vec<Broken>,
+}
+
+/// What one zone has at a slot.
+enum Copy {
+    Chunk { len: u64 },
+    Seal,
+    Absent,
+    Bad(String),
+}
+
+impl Verify {
+    pub(super) async fn chunks(&self, report: &mut Report) -> Result<(), VerifyError> {
+        self.cell.meta.linearize().await?;
+        let channels = self.cell.meta.state().channels()?;
+        let total = channels
+            .iter()
+            .flat_map(proven)
+            .map(|(_, slots)| slots.end - slots.start);
+        let total: u64 = total.sum();
+        report
+            .progress(Progress {
+                phase: Phase::Chunks,
+                done: 0,
+                total: Some(total),
+            })
+            .await?;
+        for channel in &channels {
+            for (epoch, slots) in proven(channel) {
+                self.history(report, channel.channel, epoch, slots, total).await?;
+            }
+            let unsealed = channel.epochs.iter().filter(|(_, state)| state.seal.is_none());
+            for (epoch, _) in unsealed {
+                self.listed(report, channel, *epoch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Slots that the channel's history has: each holds a chunk, in enough zones.
+    async fn history(
+        &self,
+        report: &mut Report,
+        channel: ChannelId,
+        epoch: Epoch,
+        slots: Range<u64>,
+        total: u64,
+    ) -> Result<(), VerifyError> {
+        let ids = slots.map(|slot| ChunkId::new(channel, epoch, ChunkSeq(slot)));
+        let seen = stream::iter(ids)
+            .map(|id| in_history(&self.cell, id))
+            .buffer_unordered(READS);
+        self.collect(report, seen, Some(total)).await
+    }
+
+    /// Slots of an epoch that nobody has ended: whatever is there is whole.
+    async fn listed(
+        &self,
+        report: &mut Report,
+        channel: &ChannelRecord,
+        epoch: Epoch,
+    ) -> Result<(), VerifyError> {
+        let from = ChunkId::new(channel.channel, epoch, ChunkSeq(start(channel, epoch)));
+        for area in self.cell.areas().filter(|area| *area != Area::Segments) {
+            let mut after = from
+                .slot
+                .0
+                .checked_sub(1)
+                .map(|slot| ChunkId::new(channel.channel, epoch, ChunkSeq(slot)).key());
+            loop {
+                let prefix = ChunkId::epoch_prefix(channel.channel, epoch);
+                let store = self.cell.store(area);
+                let page = insist(|| store.list(&prefix, after.as_deref(), PAGE)).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.clone());
+                // Keys of another shape are for the sweeper to tell of.
+                let ids: BTreeSet<ChunkId> = page.iter().filter_map(|key| ChunkId::parse(key)).collect();
+                let seen = stream::iter(ids)
+                    .map(|id| was_listed(&self.cell, area, id))
+                    .buffer_unordered(READS);
+                self.collect(report, seen, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn collect(
+        &self,
+        report: &mut Report,
+        seen: impl stream::Stream<Item = Result<Seen, VerifyError>>,
+        total: Option<u64>,
+    ) -> Result<(), VerifyError> {
+        futures::pin_mut!(seen);
+        while let Some(seen) = seen.try_next().await? {
+            report.checked.chunks += 1;
+            report.checked.chunk_bytes += seen.bytes;
+            report.broken(seen.broken).await?;
+            let progress = Progress {
+                phase: Phase::Chunks,
+                done: report.checked.chunks,
+                total: total.filter(|total| report.checked.chunks <= *total),
+            };
+            report.progress(progress).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The first slot of an epoch that a replay reads.
+fn start(channel: &ChannelRecord, epoch: Epoch) -> u64 {
+    match epoch == channel.checkpoint.epoch {
+        true => channel.checkpoint.slot.0,
+        false => 0,
+    }
+}
+
+/// Slots that hold a chunk by what metadata say: sealed epochs up to their ends, and what others took over from them.
+fn proven(channel: &ChannelRecord) -> impl Iterator<Item = (Epoch, Range<u64>)> + '_ {
+    channel.epochs.iter().filter_map(|(epoch, state)| {
+        let end = state.seal.map_or(state.adopted, |seal| seal.end.0);
+        let start = start(channel, *epoch);
+        (start < end).then_some((*epoch, start..end))
+    })
+}
+
+async fn in_history(cell: &Cell, id: ChunkId) -> Result<Seen, VerifyError> {
+    let mut seen = Seen::default();
+    let mut copies = 0;
+    for area in cell.areas().filter(|area| *area != Area::Segments) {
+        let place = Place { area, key: id.key() };
+        match copy(cell, &place, id).await? {
+            Copy::Chunk { len } => {
+                copies += 1;
+                seen.bytes += len;
+            }
+            Copy::Seal => seen.broken.push(Broken::new(
+                Promise::Agreed,
+                place,
+                "it is a seal, and metadata have a chunk there",
+            )),
+            Copy::Absent => {}
+            Copy::Bad(why) => seen.broken.push(Broken::new(Promise::Whole, place, why)),
+        }
+    }
+    if copies < cell.quorum && seen.broken.is_empty() {
+        let why = match cell.quorum {
+            1 => "it is not in the store".to_owned(),
+            quorum => format!("it is in {copies} zones, not in {quorum}"),
+        };
+        seen.broken.push(Broken::new(Promise::Present, id.key(), why));
+    }
+    if !seen.broken.is_empty() && released(cell, id).await? {
+        seen.broken.clear();
+    }
+    Ok(seen)
+}
+
+async fn was_listed(cell: &Cell, area: Area, id: ChunkId) -> Result<Seen, VerifyError> {
+    let place = Place { area, key: id.key() };
+    let broken = match copy(cell, &place, id).await? {
+        Copy::Chunk { len } => {
+            return Ok(Seen {
+                bytes: len,
+                broken: Vec::new(),
+            });
+        }
+        Copy::Seal => return Ok(Seen::default()),
+        Copy::Absent => Broken::new(Promise::Present, place, "it was listed, and it is not there"),
+        Copy::Bad(why) => Broken::new(Promise::Whole, place, why),
+    };
+    let broken = match released(cell, id).await? {
+        true => Vec::new(),
+        false => vec![broken],
+    };
+    Ok(Seen { bytes: 0, broken })
+}
+
+async fn copy(cell: &Cell, place: &Place, id: ChunkId) -> Result<Copy, VerifyError> {
+    let store = cell.store(place.area);
+    let bytes = insist(|| store.get(&place.key, ReadRange::Full)).await?;
+    let Some(bytes) = bytes else {
+        return Ok(Copy::Absent);
+    };
+    blocking(move || match decode_chunk(bytes) {
+        Ok(chunk) if chunk.meta().id != id => {
+            Copy::Bad(format!("it says that it is chunk {}", chunk.meta().id))
+        }
+        Ok(chunk) if chunk.meta().kind.is_seal() => Copy::Seal,
+        Ok(chunk) => Copy::Chunk {
+            len: chunk.header.len,
+        },
+        Err(error) => Copy::Bad(error.to_string()),
+    })
+    .await
+}
+
+/// Whether no replay reads the slot, by metadata that are newer than the look at the store.
+async fn released(cell: &Cell, id: ChunkId) -> Result<bool, VerifyError> {
+    cell.meta.linearize().await?;
+    let channel = cell.meta.state().channel(id.channel)?;
+    Ok(channel.is_none_or(|channel| {
+        let checkpoint = channel.checkpoint;
+        (id.epoch, id.slot) < (checkpoint.epoch, checkpoint.slot)
+    }))
+}
