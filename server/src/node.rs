@@ -209,6 +209,7 @@ impl Node {
         let metrics = Metrics::new(Sources {
             channels: channels.clone(),
             wal: storage.wal.clone(),
+            cache: storage.cache.clone(),
             meta: meta.clone(),
             append_room: frontend.append_room(),
         });

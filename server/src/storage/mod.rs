@@ -44,7 +44,7 @@ pub struct Storage {
     pub reaper: Reaper,
     pub chunks: Arc<ChunkReader>,
     pub segments: Arc<SegmentReader>,
-    cache: Arc<PageCache>,
+    pub cache: Arc<PageCache>,
     store: Arc<dyn ZoneStore>,
     reaping: Reaping,
 }

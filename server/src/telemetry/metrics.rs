@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::Semaphore;
 
+use crate::cache::{CacheStats, PageCache};
 use crate::channel::stats::ChannelStats;
 use crate::channels::Channels;
 
@@ -22,6 +23,7 @@ use crate::channels::Channels;
 pub struct Sources {
     pub channels: Channels,
     pub wal: Wal,
+    pub cache: Arc<PageCache>,
     pub meta: Meta,
     /// Room for appends that are not acknowledged, and how much there is when none waits.
     pub append_room: (Arc<Semaphore>, usize),
@@ -88,6 +90,54 @@ const CHANNEL_COUNTERS: &[(&str, &str, Field)] = &[
         "Attempts to write a chunk that failed and were made again",
         |s| &s.chunk_retries,
     ),
+    (
+        "flushes",
+        "Flushes of channels that metadata have",
+        |s| &s.flushes,
+    ),
+    (
+        "flushed_chunks",
+        "Chunks whose records are in segments",
+        |s| &s.chunks_flushed,
+    ),
+];
+
+type CacheField = fn(&CacheStats) -> &AtomicU64;
+
+/// The same of the cache of segments.
+const CACHE_COUNTERS: &[(&str, &str, CacheField)] = &[
+    ("cache_hits", "Pages that were there when a reader asked", |s| {
+        &s.hits
+    }),
+    ("cache_misses", "Pages that a reader waited for", |s| &s.misses),
+    (
+        "cache_downloads",
+        "Downloads that succeeded, each of one or more pages",
+        |s| &s.downloads,
+    ),
+    ("cache_downloaded_bytes", "Bytes of these", |s| {
+        &s.downloaded_bytes
+    }),
+    (
+        "cache_failures",
+        "Requests for pages that the store did not answer",
+        |s| &s.failures,
+    ),
+    (
+        "cache_hedges",
+        "Slow requests for pages that were sent a second time",
+        |s| &s.hedges,
+    ),
+    (
+        "cache_breaker_opens",
+        "Times that the store was given up for a while",
+        |s| &s.breaker_opens,
+    ),
+    (
+        "cache_forgotten",
+        "Pages thrown away because a frame in them failed its check",
+        |s| &s.forgotten,
+    ),
 ];
 
 impl Collector for NodeCollector {
@@ -101,6 +151,12 @@ impl Collector for NodeCollector {
                 .sum::<u64>();
             counter(&mut encoder, name, help, total)?;
         }
+        for (name, help, field) in CACHE_COUNTERS {
+            let total = field(sources.cache.stats()).load(Relaxed);
+            counter(&mut encoder, name, help, total)?;
+        }
+        let kept = sources.cache.kept_bytes();
+        gauge(&mut encoder, "cache_bytes", "Bytes of the pages that are kept", kept)?;
         let wal = sources.wal.metrics();
         seconds(
             &mut encoder,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use millrace_api::batch::AppendBatch;
 use millrace_api::name::{BasinName, StreamName};
 use millrace_api::proto;
@@ -193,6 +194,7 @@ impl Place {
             deletion_grace: Some(Duration::from_millis(10)),
             // Whatever happens here happens around flushes too.
             flush_interval: Some(Duration::from_millis(150)),
+            flush_bytes: Some(ByteSize::kib(256)),
             reader_grace: Some(Duration::from_millis(300)),
             housekeeping_interval: Some(Duration::from_millis(500)),
             ..Settings::default()
