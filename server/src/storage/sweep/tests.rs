@@ -202,7 +202,10 @@ async fn a_sweep_that_nobody_listens_to_ends_and_the_next_one_does_the_rest() {
         grace: Duration::ZERO,
     };
     let listen = async {
-        while !matches!(events.recv().await, Some(SweepEvent::Removed(_))) {}
+        while !matches!(
+            events.recv().await.expect("an orphan goes"),
+            SweepEvent::Removed(_)
+        ) {}
         drop(events);
     };
     let (swept, ()) = tokio::join!(sweep.run(out), listen);
