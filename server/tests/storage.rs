@@ -25,8 +25,9 @@ const UNKNOWN: &str = "segments/0000ffff/0000000000000001/f0000000000000001-0000
 /// A node that moves records into segments at once.
 fn hasty(dir: &Path) -> Node {
     let mut node = Node::local(dir, "node");
-    let args = ["--flush-interval", "200ms", "--reader-grace", "200ms"];
-    node.args.extend(args.map(Into::into));
+    for interval in ["--flush-interval", "--reader-grace", "--housekeeping-interval"] {
+        node.args.extend([interval, "200ms"].map(Into::into));
+    }
     node
 }
 
@@ -234,6 +235,24 @@ async fn a_node_that_runs_checks_and_sweeps_when_it_is_asked() -> Result<()> {
     assert!(verified.status.success(), "{verified:?}");
     assert_eq!(lines(&verified).last().unwrap()["promises_broken"], 0);
 
+    // What is flushed, merged and let go of meanwhile is not missed.
+    let busy = async {
+        for _ in 0..60 {
+            append(&server, 5).await?;
+            sleep(Duration::from_millis(30)).await;
+        }
+        anyhow::Ok(())
+    };
+    let checks = async {
+        for _ in 0..10 {
+            let verified = storage(&[&["verify", "--json"][..], &asked].concat()).await;
+            assert!(verified.status.success(), "{verified:?}");
+            let swept = storage(&[&["sweep", "--json"][..], &asked].concat()).await;
+            assert!(swept.status.success(), "{swept:?}");
+        }
+    };
+    tokio::join!(busy, checks).0?;
+
     let orphan = plant(&node, ORPHAN);
     let dry = storage(&[&["sweep", "--dry-run"][..], &asked].concat()).await;
     assert!(dry.status.success(), "{dry:?}");
@@ -242,7 +261,14 @@ async fn a_node_that_runs_checks_and_sweeps_when_it_is_asked() -> Result<()> {
     assert!(swept.status.success(), "{swept:?}");
     assert!(!orphan.exists(), "{swept:?}");
 
-    append(&server, 3).await?;
+    let url = format!("{}/v1/streams/s0/records/tail", server.url());
+    let tail = reqwest::Client::new()
+        .get(url)
+        .header("s2-basin", BASIN)
+        .send()
+        .await?;
+    let tail: Value = tail.error_for_status()?.json().await?;
+    assert_eq!(tail["tail"]["seq_num"], 2 * 61, "{tail}");
     assert!(server.terminate().await?.success());
     let refused = offline(&node, &["verify"]).await;
     assert!(!refused.status.success());

@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use millrace_api::id::ChannelId;
 use millrace_api::segment::{SEGMENT_PREFIX, SegmentObjectId};
+use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
 use millrace_wal::{ChunkId, StoreError, ZoneStore};
 
 /// Attempts at a request to a store that may work the next time, and the pause after the first of them.
 const ATTEMPTS: u32 = 6;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// Between two attempts to find a leader.
+const LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 const WAL_PREFIX: &str = "wal/";
 
@@ -47,6 +51,18 @@ impl Cell {
     pub fn areas(&self) -> impl Iterator<Item = Area> + use<> {
         let zones = (0..self.zones.len()).map(|zone| Area::Wal { zone });
         [Area::Segments].into_iter().chain(zones)
+    }
+
+    /// Waits until this node's state has everything that was committed when this was called, as long as a change of
+    /// leader may take.
+    pub async fn linearize(&self) -> Result<(), MetaError> {
+        for _ in 1..ATTEMPTS {
+            match self.meta.linearize().await {
+                Err(error) if error.retryable() => tokio::time::sleep(LEADER_PAUSE).await,
+                done => return done.map(drop),
+            }
+        }
+        self.meta.linearize().await.map(drop)
     }
 
     pub fn store(&self, area: Area) -> &Arc<dyn ZoneStore> {

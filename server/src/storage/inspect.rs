@@ -3,8 +3,6 @@
 //! Reads as far as it can: an object that is damaged is told about up to where it is, and behind it where its footer
 //! says what is there.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use millrace_wal::format::{
     CHUNK_HEADER_LEN, ChunkKind, Footer, FooterSuffix, FrameKind, decode_chunk, decode_header,
@@ -13,7 +11,8 @@ use millrace_wal::segment::{
     Run, RunIndex, SEGMENT_HEADER_LEN, SegmentFooter, SegmentSuffix, decode_segment_header,
 };
 use millrace_wal::{FormatError, Frame, FrameHeader, Marker, verify_object};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 const CHUNK_MAGIC: &[u8] = b"MRWCHUNK";
 const SEGMENT_MAGIC: &[u8] = b"MRWSEGMT";
@@ -26,7 +25,8 @@ pub struct Inspection {
     pub kind: &'static str,
     pub bytes: u64,
     /// What its header says, or its footer where the header cannot be read.
-    pub header: BTreeMap<&'static str, String>,
+    #[serde(serialize_with = "as_map")]
+    pub header: Vec<(&'static str, Value)>,
     /// In the order in which they stand.
     pub parts: Vec<Part>,
     /// What is wrong with it; `None` if every check passes.
@@ -40,6 +40,16 @@ pub struct Part {
     /// From the start of the object.
     pub offset: u64,
     pub bytes: u64,
+    /// What is said of its records; `None` if it cannot be read.
+    #[serde(flatten)]
+    pub records: Option<Records>,
+    /// What is wrong with it.
+    pub fault: Option<String>,
+}
+
+/// Records of one stream that follow each other.
+#[derive(Debug, Serialize)]
+pub struct Records {
     pub stream: String,
     pub first_seq: u64,
     /// Exclusive.
@@ -47,8 +57,6 @@ pub struct Part {
     pub first_timestamp: u64,
     pub last_timestamp: u64,
     pub metered_bytes: u64,
-    /// What is wrong with it.
-    pub fault: Option<String>,
 }
 
 impl Inspection {
@@ -77,15 +85,19 @@ impl Inspection {
         Self {
             kind,
             bytes: bytes.len() as u64,
-            header: BTreeMap::new(),
+            header: Vec::new(),
             parts: Vec::new(),
             fault,
         }
     }
 
-    fn say(&mut self, what: &'static str, value: impl ToString) {
-        self.header.insert(what, value.to_string());
+    fn say(&mut self, what: &'static str, value: impl Into<Value>) {
+        self.header.push((what, value.into()));
     }
+}
+
+fn as_map<S: Serializer>(header: &[(&'static str, Value)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(header.iter().map(|(what, value)| (what, value)))
 }
 
 fn fault<T>(result: Result<T, FormatError>) -> Option<String> {
@@ -97,7 +109,7 @@ fn marker(bytes: &Bytes) -> Inspection {
         Ok(marker) => {
             let mut seen = Inspection::new("zone marker", bytes, None);
             seen.say("cell", format!("{:032x}", marker.cell));
-            seen.say("zone generation", marker.zone_gen);
+            seen.say("zone_generation", marker.zone_gen.to_string());
             seen
         }
         Err(error) => Inspection::new("zone marker", bytes, Some(error.to_string())),
@@ -116,20 +128,20 @@ fn chunk(bytes: &Bytes) -> Inspection {
         .or(footer.as_ref().map(|footer| (footer.meta, footer.len)));
     if let Some((meta, len)) = header {
         seen.say("key", meta.id.key());
-        seen.say("channel", meta.id.channel);
-        seen.say("epoch", meta.id.epoch);
-        seen.say("slot", meta.id.slot);
-        seen.say("writer", meta.nonce);
+        seen.say("channel", meta.id.channel.0);
+        seen.say("epoch", meta.id.epoch.0);
+        seen.say("slot", meta.id.slot.0);
+        seen.say("writer", meta.nonce.to_string());
         seen.say("length", len);
         match meta.kind {
             ChunkKind::Chunk => {}
             ChunkKind::Adopted { source } => {
                 seen.kind = "adopted chunk";
-                seen.say("adopted from", source.key());
+                seen.say("adopted_from", source.key());
             }
             ChunkKind::Seal { by } => {
                 seen.kind = "seal";
-                seen.say("sealed by epoch", by);
+                seen.say("sealed_by_epoch", by.0);
             }
         }
     }
@@ -154,11 +166,11 @@ fn segment_object(bytes: &Bytes, frames: bool) -> Inspection {
     };
     let id = decode_segment_header(bytes);
     if let Some(id) = id.ok().or(footer.as_ref().map(|footer| footer.id)) {
-        seen.say("key", id);
-        seen.say("channel", id.channel);
-        seen.say("epoch", id.epoch);
+        seen.say("key", id.to_string());
+        seen.say("channel", id.channel.0);
+        seen.say("epoch", id.epoch.0);
         seen.say("origin", format!("{:?}", id.origin).to_lowercase());
-        seen.say("number", id.seq);
+        seen.say("number", id.seq.0);
         seen.say("part", id.part);
     }
     let Some(footer) = footer else {
@@ -184,12 +196,14 @@ fn run_part(bytes: &Bytes, run: &Run, frames: &[Part]) -> Part {
         what: "run",
         offset: run.offset,
         bytes: run.end() - run.offset,
-        stream: run.stream.to_string(),
-        first_seq: run.first_seq,
-        end_seq: run.end_seq,
-        first_timestamp: run.first_timestamp,
-        last_timestamp: run.last_timestamp,
-        metered_bytes: run.metered_bytes,
+        records: Some(Records {
+            stream: run.stream.to_string(),
+            first_seq: run.first_seq,
+            end_seq: run.end_seq,
+            first_timestamp: run.first_timestamp,
+            last_timestamp: run.last_timestamp,
+            metered_bytes: run.metered_bytes,
+        }),
         fault: bad_frame.or(fault(index)),
     }
 }
@@ -226,12 +240,14 @@ fn frame_at(bytes: &Bytes, offset: u64, header: &FrameHeader) -> Part {
         },
         offset,
         bytes: header.frame_len(),
-        stream: header.stream.to_string(),
-        first_seq: header.first_seq,
-        end_seq: header.end_seq(),
-        first_timestamp: header.first_timestamp,
-        last_timestamp: header.last_timestamp,
-        metered_bytes: header.metered_bytes,
+        records: Some(Records {
+            stream: header.stream.to_string(),
+            first_seq: header.first_seq,
+            end_seq: header.end_seq(),
+            first_timestamp: header.first_timestamp,
+            last_timestamp: header.last_timestamp,
+            metered_bytes: header.metered_bytes,
+        }),
         fault: fault(checked),
     }
 }
@@ -242,12 +258,7 @@ impl Part {
             what: "unreadable",
             offset,
             bytes: end - offset,
-            stream: String::new(),
-            first_seq: 0,
-            end_seq: 0,
-            first_timestamp: 0,
-            last_timestamp: 0,
-            metered_bytes: 0,
+            records: None,
             fault: Some(error.to_string()),
         }
     }
@@ -287,7 +298,7 @@ mod tests {
             let seen = inspect(bytes);
             assert_eq!((seen.kind, seen.fault.as_deref()), (kind, None));
             assert_eq!(seen.bytes, bytes.len() as u64);
-            assert!(seen.header.contains_key("key"));
+            assert!(seen.header.iter().any(|(what, _)| *what == "key"));
             assert!(seen.parts.iter().all(|part| part.fault.is_none()), "{seen:?}");
             assert_eq!(seen.parts.is_empty(), kind == "seal");
         }
@@ -303,7 +314,8 @@ mod tests {
         assert_eq!(runs.len(), without.parts.len());
         let records = |parts: &[Part], what: &str| -> u64 {
             let of_kind = parts.iter().filter(|part| part.what == what);
-            of_kind.map(|part| part.end_seq - part.first_seq).sum()
+            let held = of_kind.flat_map(|part| &part.records);
+            held.map(|records| records.end_seq - records.first_seq).sum()
         };
         assert_eq!(records(&with.parts, "run"), records(&with.parts, "records"));
     }

@@ -71,7 +71,7 @@ pub enum StorageCommand {
 #[derive(Debug, Args)]
 pub struct Source {
     /// Directory of a node that is alone and stopped: its metadata are read from there
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["nodes", "cluster"])]
+    #[arg(long, value_name = "DIR", conflicts_with = "nodes")]
     pub data_dir: Option<PathBuf>,
 
     /// Where that node's streams are stored [default: where a node puts them that is given no --store]

@@ -101,6 +101,8 @@ pub fn swept(swept: &pb::Swept, dry_run: bool) -> String {
 pub fn inspection(seen: &Inspection) -> String {
     let mut text = format!("{} of {} bytes\n", seen.kind, seen.bytes);
     for (what, value) in &seen.header {
+        let what = what.replace('_', " ");
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         text += &format!("  {what:<16} {value}\n");
     }
     if !seen.parts.is_empty() {
@@ -129,14 +131,23 @@ fn part(part: &Part) -> Vec<String> {
         .fault
         .as_ref()
         .map_or("ok".to_owned(), |fault| format!("BAD: {fault}"));
+    let (stream, records, timestamps, metered) = match &part.records {
+        None => Default::default(),
+        Some(records) => (
+            records.stream.clone(),
+            format!("{}..{}", records.first_seq, records.end_seq),
+            format!("{}..={}", records.first_timestamp, records.last_timestamp),
+            records.metered_bytes.to_string(),
+        ),
+    };
     vec![
         part.offset.to_string(),
         part.bytes.to_string(),
         part.what.to_owned(),
-        part.stream.clone(),
-        format!("{}..{}", part.first_seq, part.end_seq),
-        format!("{}..={}", part.first_timestamp, part.last_timestamp),
-        part.metered_bytes.to_string(),
+        stream,
+        records,
+        timestamps,
+        metered,
         check,
     ]
 }

@@ -28,7 +28,8 @@ pub enum Orphan {
     EpochOver,
     /// The flush or merge of that number was committed without it.
     NumberTaken,
-    /// A chunk whose records are in segments: every replay begins behind it.
+    /// A chunk before the channel's checkpoint: what of it was valid is in segments, and every recovery begins behind
+    /// it.
     Flushed,
 }
 
@@ -132,7 +133,7 @@ impl fmt::Display for Remark {
             Self::Orphan(Orphan::NumberTaken) => {
                 f.write_str("not named, and its number was committed without it")
             }
-            Self::Orphan(Orphan::Flushed) => f.write_str("its records are in segments"),
+            Self::Orphan(Orphan::Flushed) => f.write_str("every recovery begins behind it"),
             Self::Unknown(Unknown::NotAName) => f.write_str("its key is not one of ours"),
             Self::Unknown(Unknown::NoChannel) => f.write_str("its channel is not known"),
             Self::Unknown(Unknown::EpochAhead) => f.write_str("its epoch has not begun in the metadata"),

@@ -105,7 +105,7 @@ impl Sweep {
             let found = match keys.is_empty() {
                 true => Vec::new(),
                 false => {
-                    self.cell.meta.linearize().await?;
+                    self.cell.linearize().await?;
                     self.judge(area, keys).await?
                 }
             };

@@ -1,10 +1,12 @@
 //! What goes, and above all what stays.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_api::id::{ChannelId, Epoch, FlushSeq};
 use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
+use millrace_wal::{MemoryStore, Payload};
 use tokio::sync::mpsc;
 
 use super::run::{SweepEvent, SweepRun, Swept};
@@ -186,4 +188,52 @@ async fn shares_of_a_sweep_find_everything_once_between_them() {
         let all: BTreeSet<_> = kinds.orphans.union(&kinds.unknown).cloned().collect();
         assert!(found.iter().eq(&all), "of {of}: {found:#?}");
     }
+}
+
+#[tokio::test]
+async fn a_sweep_that_nobody_listens_to_ends_and_the_next_one_does_the_rest() {
+    let kinds = every_kind().await;
+    let mut left = kinds.fixture.keys().await;
+    left.retain(|key| !kinds.orphans.contains(key));
+    let (out, mut events) = mpsc::channel(1);
+    let sweep = SweepRun {
+        cell: kinds.fixture.cell.clone(),
+        dry_run: false,
+        grace: Duration::ZERO,
+    };
+    let listen = async {
+        while !matches!(
+            events.recv().await.expect("an orphan goes"),
+            SweepEvent::Removed(_)
+        ) {}
+        drop(events);
+    };
+    let (swept, ()) = tokio::join!(sweep.run(out), listen);
+    assert!(matches!(swept, Err(SweepError::Stopped)), "{swept:?}");
+    assert!(kinds.fixture.keys().await.len() > left.len());
+    run(&kinds.fixture, false).await;
+    assert_eq!(kinds.fixture.keys().await, left);
+}
+
+#[tokio::test]
+async fn an_orphan_of_any_zone_is_removed_from_that_zone() {
+    let kinds = every_kind().await;
+    let other = Arc::new(MemoryStore::new());
+    let (below, above) = (chunk_key(CHANNEL, 2, 1), chunk_key(CHANNEL, 2, 6));
+    for key in [&below, &above] {
+        let bytes = kinds
+            .fixture
+            .store
+            .get(key, ReadRange::Full)
+            .await
+            .unwrap()
+            .unwrap();
+        other.upload(key, &Payload::from(bytes)).await.unwrap();
+    }
+    let mut fixture = kinds.fixture;
+    fixture.cell.zones.push(other.clone());
+    let (swept, orphans, _) = run(&fixture, false).await;
+    assert_eq!(swept.orphans, kinds.orphans.len() as u64 + 1);
+    assert_eq!(orphans, kinds.orphans, "the same key in both zones");
+    assert_eq!(other.list("", None, 10).await.unwrap(), [above]);
 }

@@ -123,7 +123,7 @@ impl Verify {
     /// Tells `out` what happens, what is broken among it as soon as it is found. `Ok` says what was checked, not that
     /// all of it is as it should be. Ends early when nobody listens.
     pub async fn run(self, out: mpsc::Sender<VerifyEvent>) -> Result<Checked, VerifyError> {
-        self.cell.meta.linearize().await?;
+        self.cell.linearize().await?;
         let mut report = Report {
             out,
             checked: Checked::default(),

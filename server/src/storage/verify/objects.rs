@@ -146,7 +146,7 @@ fn at_least(len: u64, expected: u64) -> String {
 
 /// By metadata that are newer than the look at the store.
 async fn still_live(cell: &Cell, id: SegmentObjectId) -> Result<bool, VerifyError> {
-    cell.meta.linearize().await?;
+    cell.linearize().await?;
     let record = cell.meta.state().segment_object(id)?;
     Ok(record.is_some_and(|record| is_live(&record)))
 }

@@ -1,11 +1,13 @@
 //! A cell that is whole, and cells in which one thing is not.
 
+use std::sync::Arc;
+
 use millrace_api::id::Epoch;
 use millrace_api::name::BasinName;
 use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use millrace_raft::command::{DeleteStream, FlushedStream};
 use millrace_raft::query::{SegmentRecord, SegmentRow, StreamRecord};
-use millrace_wal::{ReadRange, ZoneStore};
+use millrace_wal::{MemoryStore, ReadRange, ZoneStore};
 
 use super::objects::Live;
 use super::streams::Tiling;
@@ -199,6 +201,34 @@ async fn what_is_flushed_need_not_be_in_the_wal_nor_be_whole() {
     flip(&fixture, &chunk_key(CHANNEL, 2, 1), 30).await;
     fixture.store.delete(&chunk_key(CHANNEL, 2, 0)).await.unwrap();
     assert_eq!(broken(&fixture).await, []);
+}
+
+#[tokio::test]
+async fn a_chunk_is_at_a_quorum_of_zones_and_each_copy_is_whole() {
+    let mut fixture = whole().await;
+    let others = [Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new())];
+    for key in fixture.keys().await {
+        let bytes = fixture.store.get(&key, ReadRange::Full).await.unwrap().unwrap();
+        for other in &others {
+            other.overwrite(&key, bytes.clone());
+        }
+    }
+    fixture
+        .cell
+        .zones
+        .extend(others.clone().map(|other| other as Arc<dyn ZoneStore>));
+    fixture.cell.quorum = 2;
+    let key = chunk_key(CHANNEL, 1, 3);
+    others[0].delete(&key).await.unwrap();
+    assert_eq!(broken(&fixture).await, [], "two of three have it");
+    let bytes = others[1].get(&key, ReadRange::Full).await.unwrap().unwrap();
+    others[1].overwrite(&key, bytes.slice(1..));
+    assert_eq!(
+        broken(&fixture).await,
+        [(Promise::Whole, format!("{key} (zone 2)"))]
+    );
+    others[1].delete(&key).await.unwrap();
+    assert_eq!(broken(&fixture).await, [(Promise::Present, key)]);
 }
 
 /// The stream of a fixture with one flush of ten records, and the segment of that flush.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use millrace_api::id::{ChannelId, ChunkSeq, Epoch};
 use millrace_raft::query::ChannelRecord;
-use millrace_wal::format::decode_chunk;
+use millrace_wal::format::{CHUNK_LEN_MAX, decode_chunk};
 use millrace_wal::{ChunkId, ReadRange};
 
 use super::{Broken, Phase, Progress, Promise, Report, Verify, VerifyError, blocking};
@@ -34,7 +34,7 @@ enum Copy {
 
 impl Verify {
     pub(super) async fn chunks(&self, report: &mut Report) -> Result<(), VerifyError> {
-        self.cell.meta.linearize().await?;
+        self.cell.linearize().await?;
         let channels = self.cell.meta.state().channels()?;
         let total = channels
             .iter()
@@ -53,8 +53,10 @@ impl Verify {
                 self.history(report, channel.channel, epoch, slots, total).await?;
             }
             let unsealed = channel.epochs.iter().filter(|(_, state)| state.seal.is_none());
-            for (epoch, _) in unsealed {
-                self.listed(report, channel, *epoch).await?;
+            for (epoch, state) in unsealed {
+                let from = start(channel, *epoch).max(state.adopted);
+                let from = ChunkId::new(channel.channel, *epoch, ChunkSeq(from));
+                self.listed(report, from).await?;
             }
         }
         Ok(())
@@ -76,22 +78,14 @@ impl Verify {
         self.collect(report, seen, Some(total)).await
     }
 
-    /// Slots of an epoch that nobody has ended: whatever is there is whole.
-    async fn listed(
-        &self,
-        report: &mut Report,
-        channel: &ChannelRecord,
-        epoch: Epoch,
-    ) -> Result<(), VerifyError> {
-        let from = ChunkId::new(channel.channel, epoch, ChunkSeq(start(channel, epoch)));
+    /// Slots of an epoch that nobody has ended, from this one on: whatever is there is whole.
+    async fn listed(&self, report: &mut Report, from: ChunkId) -> Result<(), VerifyError> {
+        let before = from.slot.0.checked_sub(1).map(ChunkSeq);
+        let before = before.map(|slot| ChunkId { slot, ..from }.key());
         for area in self.cell.areas().filter(|area| *area != Area::Segments) {
-            let mut after = from
-                .slot
-                .0
-                .checked_sub(1)
-                .map(|slot| ChunkId::new(channel.channel, epoch, ChunkSeq(slot)).key());
+            let mut after = before.clone();
             loop {
-                let prefix = ChunkId::epoch_prefix(channel.channel, epoch);
+                let prefix = ChunkId::epoch_prefix(from.channel, from.epoch);
                 let store = self.cell.store(area);
                 let page = insist(|| store.list(&prefix, after.as_deref(), PAGE)).await?;
                 let Some(last) = page.last() else { break };
@@ -200,7 +194,7 @@ async fn was_listed(cell: &Cell, area: Area, id: ChunkId) -> Result<Seen, Verify
 
 async fn copy(cell: &Cell, place: &Place, id: ChunkId) -> Result<Copy, VerifyError> {
     let store = cell.store(place.area);
-    let bytes = insist(|| store.get(&place.key, ReadRange::Full)).await?;
+    let bytes = insist(|| store.get(&place.key, ReadRange::Range(0..CHUNK_LEN_MAX + 1))).await?;
     let Some(bytes) = bytes else {
         return Ok(Copy::Absent);
     };
@@ -219,7 +213,7 @@ async fn copy(cell: &Cell, place: &Place, id: ChunkId) -> Result<Copy, VerifyErr
 
 /// Whether no replay reads the slot, by metadata that are newer than the look at the store.
 async fn released(cell: &Cell, id: ChunkId) -> Result<bool, VerifyError> {
-    cell.meta.linearize().await?;
+    cell.linearize().await?;
     let channel = cell.meta.state().channel(id.channel)?;
     Ok(channel.is_none_or(|channel| {
         let checkpoint = channel.checkpoint;
