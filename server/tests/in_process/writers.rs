@@ -5,6 +5,7 @@ use millrace_server::frontend::service::Writer;
 use millrace_server::frontend::service::types::AppendAck;
 
 use crate::fixture::{Running, batch, in_memory, stream};
+use crate::segments::{hasty, settled};
 
 /// Sends inputs `numbers` in a new session of the writer; where each stands.
 async fn send(
@@ -59,6 +60,27 @@ async fn a_session_goes_on_after_a_restart_of_its_node() {
         "timestamps too are those of the first time"
     );
     assert_eq!(node.count(&stream("s")).await, 8);
+    node.stop().await;
+}
+
+/// Its chunks are gone then: what is known of its writers was written anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_goes_on_after_its_inputs_were_flushed_and_its_node_restarted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Running::start(dir.path(), hasty).await;
+    node.create(&stream("s")).await.unwrap();
+    let writer = open(&node, "s").await;
+    for round in 0..3 {
+        let last = 5 * round;
+        let before = send(&node, "s", writer, last + 1..=last + 5).await.unwrap();
+        settled(dir.path()).await;
+        node.stop().await;
+
+        node = Running::start(dir.path(), hasty).await;
+        let again = send(&node, "s", writer, last + 3..=last + 5).await.unwrap();
+        assert_eq!(starts(&again), starts(&before[2..]), "applied once");
+        assert_eq!(node.count(&stream("s")).await as u64, last + 5);
+    }
     node.stop().await;
 }
 
