@@ -90,16 +90,12 @@ const CHANNEL_COUNTERS: &[(&str, &str, Field)] = &[
         "Attempts to write a chunk that failed and were made again",
         |s| &s.chunk_retries,
     ),
-    (
-        "flushes",
-        "Flushes of channels that metadata have",
-        |s| &s.flushes,
-    ),
-    (
-        "flushed_chunks",
-        "Chunks whose records are in segments",
-        |s| &s.chunks_flushed,
-    ),
+    ("flushes", "Flushes of channels that metadata have", |s| {
+        &s.flushes
+    }),
+    ("flushed_chunks", "Chunks whose records are in segments", |s| {
+        &s.chunks_flushed
+    }),
 ];
 
 type CacheField = fn(&CacheStats) -> &AtomicU64;
@@ -156,7 +152,12 @@ impl Collector for NodeCollector {
             counter(&mut encoder, name, help, total)?;
         }
         let kept = sources.cache.kept_bytes();
-        gauge(&mut encoder, "cache_bytes", "Bytes of the pages that are kept", kept)?;
+        gauge(
+            &mut encoder,
+            "cache_bytes",
+            "Bytes of the pages that are kept",
+            kept,
+        )?;
         let wal = sources.wal.metrics();
         seconds(
             &mut encoder,

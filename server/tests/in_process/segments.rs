@@ -116,7 +116,9 @@ async fn trim(node: &Running, name: &StreamName, point: u64) {
 pub async fn settled(dir: &Path) {
     let has_records = |path: &PathBuf| {
         // One that was just deleted has none.
-        let Ok(bytes) = std::fs::read(path) else { return false };
+        let Ok(bytes) = std::fs::read(path) else {
+            return false;
+        };
         let chunk = decode_chunk(bytes.into()).expect("a whole chunk");
         let mut kinds = chunk.frames.iter().map(|frame| frame.header.kind);
         kinds.any(|kind| kind == FrameKind::Records)
