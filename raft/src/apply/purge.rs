@@ -1,7 +1,5 @@
 //! Removing what was marked, in bounded steps.
 
-use millrace_api::bug::{Bug, planted};
-
 use super::Outcome;
 use super::stream::{by_entry, mark};
 use crate::command::{
@@ -108,9 +106,7 @@ pub fn stream(txn: &mut Txn<'_>, c: &PurgeStream) -> Outcome<Response> {
     let Some(deletion) = stream.deletion else {
         return Err(Refused::NotDeleting.into());
     };
-    if !planted(Bug::PurgeBeforeSilent) {
-        must_be_silent(txn, &stream)?;
-    }
+    must_be_silent(txn, &stream)?;
     txn.remove::<StreamNames>(&(stream.basin, stream.name.clone()));
     txn.remove::<Streams>(&stream.id);
     txn.remove::<DeletingStreams>(&(deletion.log_index, stream.id));
