@@ -23,6 +23,8 @@ struct Place {
     faults: &'static str,
     /// Mean pause of clients, if it is not the usual one.
     pause_ms: Option<u64>,
+    /// Simulated seconds in which things go wrong, likewise.
+    seconds: Option<u64>,
 }
 
 /// What became of looking for one.
@@ -122,9 +124,11 @@ fn try_seed(
     match place.workload {
         Some(workload) => {
             let mut args = args.of(seed);
-            let usual = args.iter().position(|arg| arg == "--pause-ms");
-            if let (Some(at), Some(pause_ms)) = (usual, place.pause_ms) {
-                args[at + 1] = pause_ms.to_string();
+            for (name, value) in [("--pause-ms", place.pause_ms), ("--seconds", place.seconds)] {
+                let usual = args.iter().position(|arg| arg == name);
+                if let (Some(at), Some(value)) = (usual, value) {
+                    args[at + 1] = value.to_string();
+                }
             }
             command.arg("run").args(args);
             command.args(["--workload", workload, "--faults", place.faults]);
@@ -197,6 +201,7 @@ fn place(bug: Bug) -> Place {
                 workload: None,
                 faults: "",
                 pause_ms: None,
+                seconds: None,
             };
         }
     };
@@ -206,7 +211,12 @@ fn place(bug: Bug) -> Place {
         pause_ms: match bug {
             // Streams that are first used while a node does not hear of it.
             Bug::DormantUnconfirmed => Some(400),
-            Bug::OwnerReplaced | Bug::ExpireEarly => Some(20),
+            Bug::OwnerReplaced | Bug::ExpireEarly | Bug::GrantUnconfirmed => Some(20),
+            _ => None,
+        },
+        seconds: match bug {
+            // What it takes comes together rarely.
+            Bug::GrantUnconfirmed | Bug::UnknownAsRefused => Some(45),
             _ => None,
         },
     }
