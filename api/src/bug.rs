@@ -77,8 +77,6 @@ bugs! {
     MissUnconfirmed => "miss-unconfirmed",
     /// An owner stops answering for a stream that is deleted.
     DeletedStaysOpen => "deleted-stays-open",
-    /// A deleted stream is purged when nobody answers for it any more.
-    PurgeBeforeSilent => "purge-before-silent",
     /// An epoch ends where seals stand, and not where nothing was found.
     SealSkipped => "seal-skipped",
     /// A key that is taken holds this writer's chunk, or the writer is fenced.
@@ -97,8 +95,6 @@ bugs! {
     EntryDropped => "entry-dropped",
     /// A channel that has an owner is not given to another.
     OwnerReplaced => "owner-replaced",
-    /// A channel's streams are put to rest by its current epoch, not by an earlier one.
-    StaleDeactivation => "stale-deactivation",
     /// A chunk is durable when a write quorum of zones holds it.
     DurableBelowQuorum => "durable-below-quorum",
     /// A slot is sealed when so many seals stand that no write quorum is left.

@@ -21,6 +21,10 @@ struct Place {
     /// What runs: a cluster with this workload, or the log alone.
     workload: Option<&'static str>,
     faults: &'static str,
+    /// Mean pause of clients, if it is not the usual one.
+    pause_ms: Option<u64>,
+    /// Simulated seconds in which things go wrong, likewise.
+    seconds: Option<u64>,
 }
 
 /// What became of looking for one.
@@ -119,7 +123,14 @@ fn try_seed(
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
     match place.workload {
         Some(workload) => {
-            command.arg("run").args(args.of(seed));
+            let mut args = args.of(seed);
+            for (name, value) in [("--pause-ms", place.pause_ms), ("--seconds", place.seconds)] {
+                let usual = args.iter().position(|arg| arg == name);
+                if let (Some(at), Some(value)) = (usual, value) {
+                    args[at + 1] = value.to_string();
+                }
+            }
+            command.arg("run").args(args);
             command.args(["--workload", workload, "--faults", place.faults]);
         }
         None => {
@@ -163,15 +174,14 @@ fn place(bug: Bug) -> Place {
         Bug::UnknownAsRefused => ("plain", "hold,store-flaky"),
         Bug::TokenForgotten => ("fenced", "crash"),
         Bug::TrimForgotten => ("trims", "crash"),
-        Bug::TrimBeforeDurable => ("trims", "crash,store-slow"),
+        Bug::TrimBeforeDurable => ("trims", "store-hold,crash"),
         Bug::TimestampFromClock => ("plain", "clock-step"),
         Bug::ResendSequenced => ("sessions", "hold,crash"),
         Bug::WritersForgotten => ("sessions", "hold,crash"),
         Bug::RestUnflushed => ("plain", "crash"),
-        Bug::DormantUnconfirmed => ("recreate", "hold,partition"),
+        Bug::DormantUnconfirmed => ("many", "hold"),
         Bug::MissUnconfirmed => ("recreate", "hold"),
         Bug::DeletedStaysOpen => ("recreate", "none"),
-        Bug::PurgeBeforeSilent => ("recreate", "hold,partition"),
         Bug::SealSkipped => ("plain", "hold,partition"),
         Bug::ExistsIsLanded => ("plain", "hold,partition"),
         Bug::EndOneEarly => ("plain", "crash"),
@@ -180,8 +190,7 @@ fn place(bug: Bug) -> Place {
         Bug::LogNotSynced => ("recreate", "power-loss-all"),
         Bug::ReadIndexLocal => ("recreate", "hold,partition"),
         Bug::EntryDropped => ("recreate", "hold,crash"),
-        Bug::OwnerReplaced => ("many", "crash,hold"),
-        Bug::StaleDeactivation => ("recreate", "hold,crash"),
+        Bug::OwnerReplaced => ("many", "hold,partition"),
         Bug::DurableBelowQuorum
         | Bug::SealInOneZone
         | Bug::AdoptNothing
@@ -191,12 +200,25 @@ fn place(bug: Bug) -> Place {
             return Place {
                 workload: None,
                 faults: "",
+                pause_ms: None,
+                seconds: None,
             };
         }
     };
     Place {
         workload: Some(workload),
         faults,
+        pause_ms: match bug {
+            // Streams that are first used while a node does not hear of it.
+            Bug::DormantUnconfirmed => Some(400),
+            Bug::OwnerReplaced | Bug::ExpireEarly | Bug::GrantUnconfirmed => Some(20),
+            _ => None,
+        },
+        seconds: match bug {
+            // What it takes comes together rarely.
+            Bug::GrantUnconfirmed | Bug::UnknownAsRefused => Some(45),
+            _ => None,
+        },
     }
 }
 

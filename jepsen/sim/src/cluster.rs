@@ -21,7 +21,7 @@ use crate::ambient::Machine;
 use crate::disk;
 use crate::findings::Findings;
 use crate::network::Wires;
-use crate::operator::Operator;
+use crate::operator::Orders;
 use crate::store::Store;
 use crate::trace::Trace;
 
@@ -39,7 +39,6 @@ const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct World {
     pub wires: Wires,
     pub store: Store,
-    pub operator: Operator,
     pub trace: Trace,
     pub findings: Findings,
 }
@@ -63,6 +62,8 @@ pub struct SimNode {
     meta: Rc<RefCell<Option<Meta>>>,
     /// Asks the process to stop.
     stop: Rc<Notify>,
+    /// What else it is asked for.
+    pub orders: Orders,
     disk: PathBuf,
     state: State,
 }
@@ -100,7 +101,8 @@ impl SimNode {
             blocking: Blocking::Inline,
         };
         let (shown, world) = (meta.clone(), world.clone());
-        let (asked, disk) = (stop.clone(), dir.clone());
+        let orders = Orders::default();
+        let (asked, ordered, disk) = (stop.clone(), orders.clone(), dir.clone());
         sim.host(host(number), move || {
             let process = Process {
                 number,
@@ -109,6 +111,7 @@ impl SimNode {
                 env: env.clone(),
                 meta: shown.clone(),
                 stop: asked.clone(),
+                orders: ordered.clone(),
                 world: world.clone(),
             };
             async move {
@@ -121,6 +124,7 @@ impl SimNode {
             machine,
             meta,
             stop,
+            orders,
             disk,
             state: State::Up,
         }
@@ -189,6 +193,7 @@ struct Process {
     env: Env,
     meta: Rc<RefCell<Option<Meta>>>,
     stop: Rc<Notify>,
+    orders: Orders,
     world: World,
 }
 
@@ -210,7 +215,13 @@ impl Process {
         };
         self.world.trace.line(&format!("node {} serves", self.number));
         self.meta.replace(Some(node.meta().clone()));
-        let ended = node.run(self.stop.notified()).await;
+        let orders = self.orders.carry_out(node.meta().clone(), &self.world.trace);
+        let running = node.run(self.stop.notified());
+        let ended = tokio::select! {
+            biased;
+            ended = running => ended,
+            () = orders => return,
+        };
         self.meta.take();
         match ended {
             Ended::Stopped => self

@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use turmoil::Sim;
 
 use crate::cluster::{SimNode, World, host};
+use crate::operator::{change_membership, restore_membership};
 use crate::schedule::{Planned, Schedule, Whom};
 use crate::store::Trouble;
 
@@ -314,7 +315,7 @@ impl Fault {
                 world.store.hold(self.node);
             }
             Kind::StoreHold => world.store.hold(self.node),
-            Kind::Membership => world.operator.change(self.node, self.draw, nodes),
+            Kind::Membership => change_membership(self.node, self.draw, nodes),
             Kind::Hold => self.pairs(|a, b| sim.hold(a, b)),
             Kind::Partition => self.pairs(|a, b| sim.partition(a, b)),
             Kind::OneWay => self.pairs(|a, b| sim.partition_oneway(a, b)),
@@ -347,7 +348,7 @@ impl Fault {
                 world.store.release(self.node, sim.elapsed());
             }
             Kind::StoreHold => world.store.release(self.node, sim.elapsed()),
-            Kind::Membership => world.operator.restore(nodes),
+            Kind::Membership => restore_membership(nodes),
             Kind::Hold => self.pairs(|a, b| sim.release(a, b)),
             Kind::Partition | Kind::OneWay => {
                 self.pairs(|a, b| {

@@ -21,7 +21,6 @@ use crate::faults::{CLIENTS, Faults, Kind};
 use crate::findings::Findings;
 use crate::invariant::Invariants;
 use crate::network::Wires;
-use crate::operator::Operator;
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::trace::{self, Trace};
@@ -100,7 +99,6 @@ impl Run {
         let world = World {
             wires: Wires::new(trace.clone()),
             store: Store::new(rng.random(), trace.clone()),
-            operator: Operator::new(&mut sim, trace.clone()),
             trace: trace.clone(),
             findings: findings.clone(),
         };

@@ -35,6 +35,27 @@ fn a_few_seeds_find_nothing_wrong() {
     assert!(bank.status.success(), "{}", printed(&bank));
 }
 
+#[test]
+fn the_log_over_three_zones_loses_nothing() {
+    let logs = simulator_of_logs(&["--seeds", "1..7"]);
+    assert!(logs.status.success(), "{}", printed(&logs));
+}
+
+#[test]
+fn one_seed_is_one_run_of_the_log() {
+    let run = |seed: &str| simulator_of_logs(&["--seed", seed, "--seconds", "5"]).stdout;
+    assert_eq!(run("7"), run("7"));
+    assert_ne!(run("7"), run("8"));
+}
+
+fn simulator_of_logs(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_millrace-sim"))
+        .arg("log")
+        .args(args)
+        .output()
+        .expect("the simulator")
+}
+
 /// Six seeds, of which one is enough: it takes an owner that is cut off, lives on, and is written to.
 #[test]
 fn a_store_that_replaces_what_stands_there_is_found() {

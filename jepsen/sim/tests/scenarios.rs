@@ -67,7 +67,7 @@ fn two_recoveries_in_a_row_that_crash_leave_nothing_behind_that_harms_the_third(
 #[test]
 fn a_release_whose_answer_is_lost_is_a_release() {
     let trace = trace(5, "plain", "one-way:leader:1-8,restart:owner:1.05-1.1");
-    assert!(count(&trace, "is asked to stop") == 1);
+    assert!(count(&trace, "has stopped") == 1);
     assert!(
         disturbed(&trace, "took the channel over") >= 1,
         "nobody took over"

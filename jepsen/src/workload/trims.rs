@@ -23,7 +23,7 @@ pub async fn run(setting: Setting) -> Result<Vec<Track>, Error> {
             look(actor, &track, &first).await;
             return;
         }
-        if actor.number() == 0 && turn.fetch_add(1, Ordering::Relaxed) % 8 == 7 {
+        if actor.number() == 0 && turn.fetch_add(1, Ordering::Relaxed) % 4 == 3 {
             let read_by_all = read.iter().map(|it| it.load(Ordering::SeqCst)).min();
             let behind_last = track.first() + 1;
             let up_to = read_by_all.unwrap_or_default();

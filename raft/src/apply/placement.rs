@@ -1,6 +1,5 @@
 //! Streams come to a channel and rest again.
 
-use millrace_api::bug::{Bug, planted};
 use millrace_api::id::{ChannelId, StreamletId};
 
 use super::Outcome;
@@ -58,9 +57,7 @@ pub fn deactivate(txn: &mut Txn<'_>, c: &DeactivateStream) -> Outcome<Response> 
     if stream.deletion.is_some() {
         return Err(Refused::StreamDeletionPending(stream.name).into());
     }
-    if !planted(Bug::StaleDeactivation) {
-        must_be_owner(txn, c.channel, c)?;
-    }
+    must_be_owner(txn, c.channel, c)?;
     must_be_flushed(c, &stream)?;
     stream.fencing = stream.fencing.merge(c.fencing.clone());
     stream.trim = stream.trim.max(c.trim);

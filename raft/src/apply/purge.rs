@@ -1,6 +1,5 @@
 //! Removing what was marked, in bounded steps.
 
-use millrace_api::bug::{Bug, planted};
 use millrace_api::id::Epoch;
 
 use super::Outcome;
@@ -111,9 +110,7 @@ pub fn stream(txn: &mut Txn<'_>, c: &PurgeStream) -> Outcome<Response> {
     let Some(deletion) = stream.deletion else {
         return Err(Refused::NotDeleting.into());
     };
-    if let Some((open, epoch)) = answering(txn, &stream)?
-        && !planted(Bug::PurgeBeforeSilent)
-    {
+    if let Some((open, epoch)) = answering(txn, &stream)? {
         return Err(Refused::StreamletOpen {
             channel: open.channel,
             streamlet: open.streamlet,
