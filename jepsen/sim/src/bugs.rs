@@ -170,7 +170,7 @@ fn place(bug: Bug) -> Place {
         Bug::RefusalBeforeDurable => ("matched", "store-flaky,crash"),
         Bug::AnswerWithoutLease => ("many", "partition,hold"),
         Bug::GrantUnconfirmed => ("plain", "hold"),
-        Bug::ExpireEarly => ("many", "hold,partition"),
+        Bug::ExpireEarly => ("plain", "hold,partition"),
         Bug::UnknownAsRefused => ("plain", "hold,store-flaky"),
         Bug::TokenForgotten => ("fenced", "crash"),
         Bug::TrimForgotten => ("trims", "crash"),
@@ -190,7 +190,7 @@ fn place(bug: Bug) -> Place {
         Bug::LogNotSynced => ("recreate", "power-loss-all"),
         Bug::ReadIndexLocal => ("recreate", "hold,partition"),
         Bug::EntryDropped => ("recreate", "hold,crash"),
-        Bug::OwnerReplaced => ("many", "hold,partition"),
+        Bug::OwnerReplaced => ("plain", "hold,partition"),
         Bug::DurableBelowQuorum
         | Bug::SealInOneZone
         | Bug::AdoptNothing
