@@ -84,10 +84,10 @@ fn attempt(args: &RunArgs, seed: u64, keep: Option<&[usize]>) -> anyhow::Result<
         output.status
     );
     let printed = String::from_utf8_lossy(&output.stdout);
-    let wrong = printed.lines().filter_map(|line| line.strip_prefix("WRONG: "));
+    let mut wrong = printed.lines().filter_map(|line| line.strip_prefix("WRONG: "));
     Ok(Tried {
         failed: output.status.code() == Some(1),
         faults: printed.lines().filter(|line| line.contains(" fault: ")).count(),
-        why: wrong.last().unwrap_or_default().to_owned(),
+        why: wrong.next_back().unwrap_or_default().to_owned(),
     })
 }

@@ -176,7 +176,7 @@ mod judge {
                 while let Some((question, answer)) = asked.recv().await {
                     sleep(world.pause(1..10)).await;
                     let decided = decide(&world.group, &question);
-                    let lost = world.draw() % 8 == 0;
+                    let lost = world.draw().is_multiple_of(8);
                     let decided = match lost {
                         true => Err(JudgeError::Retry("no answer".into())),
                         false => decided,
