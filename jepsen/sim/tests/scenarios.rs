@@ -95,8 +95,14 @@ fn machines_that_lose_power_in_turn_lose_nothing_that_was_acknowledged() {
     let trace = trace(10, "fenced", schedule);
     let lost: u64 = trace
         .lines()
-        .filter_map(|line| line.split(" lost ").nth(1)?.strip_suffix(" bytes")?.parse().ok())
-        .fold(0, |sum: u64, bytes: u64| sum + bytes);
+        .filter_map(|line| {
+            line.split(" lost ")
+                .nth(1)?
+                .strip_suffix(" bytes")?
+                .parse::<u64>()
+                .ok()
+        })
+        .sum();
     assert!(lost > 0, "there was nothing to lose");
 }
 
