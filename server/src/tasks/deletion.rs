@@ -15,7 +15,7 @@ use millrace_raft::query::StreamRecord;
 use tokio_util::sync::CancellationToken;
 
 use super::housekeeping::drop_segments;
-use super::tolerate_refusal;
+use super::{rounds, tolerate_refusal};
 use crate::channels::Channels;
 use crate::env::Env;
 
@@ -37,15 +37,8 @@ pub struct Deletion {
 impl Deletion {
     /// Runs until cancelled; a failed round is logged and the next one tries again.
     pub async fn run(self, stop: CancellationToken) {
-        while stop
-            .run_until_cancelled(tokio::time::sleep(INTERVAL))
-            .await
-            .is_some()
-        {
-            if let Some(Err(error)) = stop.run_until_cancelled(self.round()).await {
-                tracing::warn!(%error, "deletions are held up");
-            }
-        }
+        let rounds = rounds(INTERVAL, "deletions are held up", || self.round());
+        stop.run_until_cancelled(rounds).await;
     }
 
     async fn round(&self) -> Result<(), MetaError> {

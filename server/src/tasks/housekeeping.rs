@@ -12,7 +12,7 @@ use millrace_raft::query::StreamRecord;
 use tokio_util::sync::CancellationToken;
 
 use super::share::Share;
-use super::tolerate_refusal;
+use super::{rounds, tolerate_refusal};
 use crate::env::Env;
 
 /// How often streams are looked for whose trim point has moved.
@@ -33,28 +33,14 @@ pub struct Housekeeping {
 impl Housekeeping {
     /// Runs until cancelled; a failed round is logged and the next one tries again.
     pub async fn run(self, stop: CancellationToken) {
-        stop.run_until_cancelled(async {
-            tokio::join!(self.trims(), self.walks());
-        })
-        .await;
-    }
-
-    async fn trims(&self) {
-        loop {
-            tokio::time::sleep(TRIM_INTERVAL).await;
-            if let Err(error) = self.drop_trimmed().await {
-                tracing::warn!(%error, "trimmed segments are not dropped at the moment");
-            }
-        }
-    }
-
-    async fn walks(&self) {
-        loop {
-            tokio::time::sleep(self.interval).await;
-            if let Err(error) = self.walk().await {
-                tracing::warn!(%error, "retention is held up");
-            }
-        }
+        let trims = rounds(
+            TRIM_INTERVAL,
+            "trimmed segments are not dropped at the moment",
+            || self.drop_trimmed(),
+        );
+        let walks = rounds(self.interval, "retention is held up", || self.walk());
+        stop.run_until_cancelled(async { tokio::join!(trims, walks) })
+            .await;
     }
 
     async fn drop_trimmed(&self) -> Result<(), MetaError> {

@@ -13,7 +13,7 @@ use millrace_wal::ZoneStore;
 use tokio_util::sync::CancellationToken;
 
 use super::share::Share;
-use super::tolerate_refusal;
+use super::{rounds, tolerate_refusal};
 use crate::env::Env;
 
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -34,15 +34,9 @@ pub struct DeadObjects {
 impl DeadObjects {
     /// Runs until cancelled; a failed round is logged and the next one tries again.
     pub async fn run(self, stop: CancellationToken) {
-        while stop
-            .run_until_cancelled(tokio::time::sleep(INTERVAL))
-            .await
-            .is_some()
-        {
-            if let Some(Err(error)) = stop.run_until_cancelled(self.round()).await {
-                tracing::warn!(%error, "dead segment objects are not deleted at the moment");
-            }
-        }
+        let held_up = "dead segment objects are not deleted at the moment";
+        stop.run_until_cancelled(rounds(INTERVAL, held_up, || self.round()))
+            .await;
     }
 
     async fn round(&self) -> Result<(), MetaError> {
