@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, ensure};
+
+use crate::jobs;
 
 /// The runs that are kept in a directory: the lines of all its files, in order of their names. What follows a `#` is
 /// for people.
@@ -36,27 +37,14 @@ pub fn kept(dir: &Path) -> anyhow::Result<Vec<Vec<String>>> {
 /// that failed how to do it again.
 pub fn run(runs: &[Vec<String>], jobs: usize) -> anyhow::Result<bool> {
     ensure!(!runs.is_empty(), "there is nothing to run");
-    let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
-    let work = || -> anyhow::Result<()> {
-        while let Some(args) = runs.get(next.fetch_add(1, Ordering::SeqCst)) {
-            let (ok, printed) = one(args)?;
-            print!("{printed}");
-            if !ok {
-                let again = format!("millrace-sim {}", args.join(" "));
-                println!("again: {again}");
-                failed.lock().unwrap_or_else(PoisonError::into_inner).push(again);
-            }
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| -> anyhow::Result<()> {
-        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            match worker.join() {
-                Ok(done) => done?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+    jobs::each(runs, jobs, |args| {
+        let (ok, printed) = one(args)?;
+        print!("{printed}");
+        if !ok {
+            let again = format!("millrace-sim {}", args.join(" "));
+            println!("again: {again}");
+            failed.lock().unwrap_or_else(PoisonError::into_inner).push(again);
         }
         Ok(())
     })?;

@@ -8,13 +8,12 @@ use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use millrace_api::bug::Bug;
 
-use crate::RunArgs;
+use crate::{RunArgs, jobs};
 
 /// Where a bug shows.
 struct Place {
@@ -48,24 +47,11 @@ pub fn run(
     args: &RunArgs,
 ) -> anyhow::Result<bool> {
     ensure!(!seeds.is_empty(), "there are no seeds");
-    let next = AtomicUsize::new(0);
     let rows = Mutex::new(Vec::new());
-    let work = || -> anyhow::Result<()> {
-        while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::SeqCst)) {
-            let row = look(*bug, seeds.clone(), exhaustive, args)?;
-            println!("{row}");
-            rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| -> anyhow::Result<()> {
-        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            match worker.join() {
-                Ok(done) => done?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
+    jobs::each(bugs, jobs, |bug| {
+        let row = look(*bug, seeds.clone(), exhaustive, args)?;
+        println!("{row}");
+        rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
         Ok(())
     })?;
     let rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);

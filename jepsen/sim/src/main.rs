@@ -10,6 +10,7 @@ mod disk;
 mod faults;
 mod findings;
 mod invariant;
+mod jobs;
 mod log;
 mod network;
 mod operator;
