@@ -55,13 +55,14 @@ impl Merger {
     /// Puts what is alive in `objects` together, as the owner of the channel in this epoch, under the next number of
     /// its merges. No `attempt` at one number may be made twice: their objects have different bytes.
     ///
-    /// `Ok` also if some of it came too late. Holds the live bytes of all objects in memory.
+    /// `Ok` also if some of it came too late: answers how many segments have others in their place now. Holds the live
+    /// bytes of all objects in memory.
     pub async fn merge(
         &self,
         (channel, epoch, merge_seq): (ChannelId, Epoch, FlushSeq),
         attempt: u32,
         objects: &[SegmentObjectId],
-    ) -> Result<(), MergeError> {
+    ) -> Result<u32, MergeError> {
         let groups = self.live(objects).await?;
         let id = |part| SegmentObjectId {
             channel,
@@ -90,7 +91,7 @@ impl Merger {
         };
         let merged = self.meta.propose(command).await?;
         tracing::debug!(%channel, objects = objects.len(), into = built.len(), replaced = merged.replaced, "merged segments");
-        Ok(())
+        Ok(merged.replaced)
     }
 }
 

@@ -83,7 +83,6 @@ impl Storage {
             flusher,
             reaper,
             cache,
-
             store,
             reaping,
         })

@@ -51,7 +51,7 @@ impl Merges {
         }
     }
 
-    /// Until there is nothing worth it.
+    /// Until there is nothing worth it, or nothing came of it: what is chosen then would be chosen again.
     async fn merge(&mut self, channel: ChannelId, epoch: Epoch) -> Result<(), MergeError> {
         loop {
             let record = self.merger.meta.state().channel(channel).map_err(metadata)?;
@@ -65,7 +65,10 @@ impl Merges {
             let begun = self.begun.entry((channel, epoch)).or_insert((seq, 0));
             let attempt = if begun.0 == seq { begun.1 + 1 } else { 0 };
             *begun = (seq, attempt);
-            self.merger.merge((channel, epoch, seq), attempt, &chosen).await?;
+            let replaced = self.merger.merge((channel, epoch, seq), attempt, &chosen).await?;
+            if replaced == 0 {
+                return Ok(());
+            }
         }
     }
 
