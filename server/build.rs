@@ -41,7 +41,9 @@ fn among_nodes() -> Result<(), Box<dyn std::error::Error>> {
     };
     generate(true, "millrace/admin/v1/admin.proto")?;
     // Served by hand: see `peer/serve.rs`.
-    generate(false, "millrace/peer/v1/peer.proto")
+    generate(false, "millrace/peer/v1/peer.proto")?;
+    // Both sides by hand: see `cache/zone`.
+    generate(false, "millrace/cache/v1/cache.proto")
 }
 
 /// Connections are ours, not tonic's.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use axum::Router;
 use futures::stream::{self, Stream};
 use millrace_api::id::{Incarnation, NodeId};
 use millrace_raft::command::RegisterNode;
@@ -25,6 +26,7 @@ use tonic::service::Routes;
 
 use crate::admin::pb::admin_server::AdminServer;
 use crate::admin::service::{AdminService, AdminSlot};
+use crate::cache::zone::Neighbourhood;
 use crate::channel::recovery::Owner;
 use crate::control::Control;
 use crate::control::leases::LeaseTiming;
@@ -34,7 +36,6 @@ use crate::heart::Heart;
 use crate::lease::Lease;
 use crate::ownership::{Ownership, Parts, Wanted};
 use crate::peer::directory::Peers;
-use crate::peer::serve::PeerService;
 
 /// How long a node that is to stop tries to tell the leader so, before it gives its channels back all the same.
 const DEPARTURE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -160,15 +161,26 @@ impl Cluster {
 
     /// The way to the channels of other nodes.
     pub fn peers(&self, stop: CancellationToken) -> Result<Peers, ClusterError> {
-        // Driven by the threads that serve clients, not by those of consensus.
+        Ok(Peers::new(self.meta.clone(), self.transport()?, stop))
+    }
+
+    /// The nodes of this one's zone, for its cache. There is nobody left after `stop`.
+    pub fn neighbours(&self, stop: CancellationToken) -> Result<Neighbourhood, ClusterError> {
+        let (node, zone) = (self.config.node, self.config.zone.clone());
+        let transport = self.transport()?;
+        Ok(Neighbourhood::new(node, zone, self.meta.clone(), transport, stop))
+    }
+
+    /// Connections of their own, driven by the threads that serve clients and not by those of consensus.
+    fn transport(&self) -> Result<GrpcTransport, ClusterError> {
         let runtime = GroupRuntime::start(Blocking::Inline)?;
         let connector = Connector(self.env.clone());
         let transport = GrpcTransport::new(connector, self.tls.clone(), self.slot.clone(), runtime);
-        Ok(Peers::new(self.meta.clone(), transport, stop))
+        Ok(transport)
     }
 
     /// Takes in what other nodes ask of this one, until `stop`; answers the address under which they reach it.
-    pub async fn serve(&self, service: PeerService, stop: CancellationToken) -> Result<String, ClusterError> {
+    pub async fn serve(&self, services: Router, stop: CancellationToken) -> Result<String, ClusterError> {
         let listener = listen(&self.env, self.config.forward_addr).await?;
         let port = listener.local_addr().map_err(|cause| ClusterError::Listen {
             addr: self.config.forward_addr,
@@ -186,7 +198,7 @@ impl Cluster {
             .unwrap_or_else(|| format!("{host}:{}", port.port()));
         let served = grpc::serve(
             accepted(listener),
-            Routes::from(service.router()),
+            Routes::from(services),
             self.slot.clone(),
             self.tls.clone(),
         );

@@ -16,6 +16,7 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::service::AdminParts;
+use crate::cache::PageCache;
 use crate::channel::flush::FlushLimits;
 use crate::channel::recovery::{Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
@@ -139,7 +140,12 @@ impl Node {
         cluster: Option<Cluster>,
     ) -> Result<Self, NodeError> {
         let zone = store::open(&config.store, &meta, &env).await?;
-        let storage = Storage::new(zone, &config, &meta, &env)?;
+        let stop_serving = CancellationToken::new();
+        let neighbours = match &cluster {
+            Some(cluster) => Some(cluster.neighbours(stop_serving.clone())?),
+            None => None,
+        };
+        let storage = Storage::new(zone, &config, &meta, &env, neighbours)?;
         let node = config.cluster.as_ref().map_or(NODE, |cluster| cluster.node);
         let channels = Channels::new(node, meta.clone());
         let limits = ChannelLimits {
@@ -177,7 +183,6 @@ impl Node {
             lifecycle.clone(),
         ));
         let stop_tasks = CancellationToken::new();
-        let stop_serving = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let ownership = match &cluster {
             None => own_all(parts, &config, stop_channels.clone()).await?,
@@ -185,6 +190,7 @@ impl Node {
                 let among = Among {
                     cluster,
                     storage: Caretaker::new(storage.cell(&meta), config.reader_grace),
+                    cache: storage.cache.clone(),
                     config: &config,
                     frontend: &frontend,
                     lifecycle: &lifecycle,
@@ -338,6 +344,7 @@ async fn own_all(
 struct Among<'a> {
     cluster: &'a Cluster,
     storage: Caretaker,
+    cache: Arc<PageCache>,
     config: &'a NodeConfig,
     frontend: &'a Arc<Frontend>,
     lifecycle: &'a Lifecycle,
@@ -350,6 +357,7 @@ impl Among<'_> {
         let Self {
             cluster,
             storage,
+            cache,
             config,
             frontend,
             lifecycle,
@@ -365,14 +373,17 @@ impl Among<'_> {
             room: frontend.room(),
             heartbeats: Arc::new(control.clone()),
         };
-        let service = PeerService::new(answering, stop.clone());
+        let mut services = PeerService::new(answering, stop.clone()).router();
+        if let Some(pages) = cache.service(stop.clone()) {
+            services = services.merge(pages);
+        }
         let parts_for_operators = AdminParts {
             control: control.clone(),
             lifecycle: lifecycle.clone(),
             storage,
         };
         cluster.admin.fill(parts_for_operators, stop.clone());
-        let address = cluster.serve(service, stop).await?;
+        let address = cluster.serve(services, stop).await?;
         let lives = Lives {
             node: settings.node,
             zone: settings.zone.clone(),

@@ -1,14 +1,19 @@
 //! Pages of segment objects in memory.
 //!
-//! Segment objects never change, so a page of one is good for as long as it is wanted. Each is downloaded once however
-//! many readers want it at a time, and a failed download is never kept. What a page says is not judged here: readers
-//! check every frame and [`forget`](PageCache::forget) a page that is not what was written.
+//! Segment objects never change, so a page of one is good for as long as it is wanted. Each is fetched once however
+//! many readers want it at a time, and a failure is never kept. What a page says is not judged here: readers check
+//! every frame and [`forget`](PageCache::forget) a page that is not what was written.
+//!
+//! Nodes of one zone share what they fetch: see [`zone`].
 
 mod breaker;
 mod flight;
+mod kept;
 mod latency;
+mod source;
 mod stats;
 mod store;
+pub mod zone;
 
 #[cfg(test)]
 pub(crate) mod test_store;
@@ -19,22 +24,22 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use bytes::{Bytes, BytesMut};
 use millrace_api::segment::SegmentObjectId;
 use millrace_wal::{Payload, StoreError, ZoneStore};
-use moka::future::Cache;
-use moka::policy::EvictionPolicy;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
-use flight::{Claimed, Flights};
+use flight::Flights;
+use kept::Kept;
+use source::{FromStore, Source};
 pub use stats::CacheStats;
 use stats::count;
-use store::GuardedStore;
+use zone::{Neighbours, Zone};
 
 /// Bytes of every page but an object's last.
 pub const PAGE_BYTES: u64 = 1 << 20;
-/// What an entry costs besides its bytes, about.
-const ENTRY_OVERHEAD: usize = 256;
 /// How long a reader goes on asking a store that does not answer. Shorter than clients wait for a sign of life.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Waits before a page is asked for again; the last one from then on.
@@ -89,28 +94,57 @@ impl PageError {
 
 /// One per node and store.
 pub struct PageCache {
-    pages: Cache<PageKey, Bytes>,
-    flights: Flights,
-    store: GuardedStore,
+    kept: Kept,
+    flights: Arc<Flights>,
+    zone: Option<Arc<Zone>>,
     stats: Arc<CacheStats>,
 }
 
 impl PageCache {
+    /// Of a node that is alone: what is missing comes from the store.
     pub fn new(store: Arc<dyn ZoneStore>, options: &PageCacheOptions) -> Arc<Self> {
         let stats = Arc::new(CacheStats::default());
-        let pages = Cache::builder()
-            .weigher(|_, page: &Bytes| u32::try_from(page.len() + ENTRY_OVERHEAD).unwrap_or(u32::MAX))
-            // Readers of a stream follow each other closely through pages that were just fetched or written; a policy
-            // that wants to see a page asked for twice before it keeps it would fetch each of them again.
-            .eviction_policy(EvictionPolicy::lru())
-            .max_capacity(options.capacity_bytes)
-            .build();
+        let kept = Kept::new(options.capacity_bytes);
+        let source = FromStore::new(store, stats.clone());
         Arc::new(Self {
-            pages,
-            flights: Flights::new(options.downloads_max),
-            store: GuardedStore::new(store, stats.clone()),
+            flights: Flights::new(kept.clone(), Arc::new(source), options.downloads_max),
+            kept,
+            zone: None,
             stats,
         })
+    }
+
+    /// Of one node among others: what is missing comes from the node of the zone that looks after it, and from the
+    /// store where that one does not answer.
+    pub fn in_zone(
+        store: Arc<dyn ZoneStore>,
+        options: &PageCacheOptions,
+        neighbours: Arc<dyn Neighbours>,
+    ) -> Arc<Self> {
+        let stats = Arc::new(CacheStats::default());
+        let kept = Kept::new(options.capacity_bytes);
+        let store = FromStore::new(store, stats.clone());
+        let zone = Zone::new(
+            neighbours,
+            kept.clone(),
+            store,
+            options.downloads_max,
+            stats.clone(),
+        );
+        let source: Arc<dyn Source> = zone.clone();
+        Arc::new(Self {
+            flights: Flights::new(kept.clone(), source, options.downloads_max),
+            kept,
+            zone: Some(zone),
+            stats,
+        })
+    }
+
+    /// What other nodes of the zone ask this one, until `stop`; `None` of a node that is alone.
+    pub fn service(&self, stop: CancellationToken) -> Option<Router> {
+        self.zone
+            .as_ref()
+            .map(|zone| zone::service::router(zone.clone(), stop))
     }
 
     pub fn stats(&self) -> &CacheStats {
@@ -119,7 +153,7 @@ impl PageCache {
 
     /// Bytes of the pages that are kept, about.
     pub fn kept_bytes(&self) -> u64 {
-        self.pages.weighted_size()
+        self.kept.bytes()
     }
 
     /// Adjacent pages of an object that is `object_len` bytes long, in order; those that are missing together come
@@ -163,56 +197,43 @@ impl PageCache {
     ) -> Result<Vec<Bytes>, PageError> {
         let mut found = Vec::with_capacity(pages.len());
         for page in pages.clone() {
-            found.push(self.pages.get(&PageKey { object, page }).await);
+            found.push(self.kept.get(object, object_len, page).await);
         }
-        let hits = found.iter().flatten().count();
-        count(&self.stats.hits, hits as u64);
-        count(&self.stats.misses, (found.len() - hits) as u64);
-        if hits < found.len() {
-            let missing = |page: &u32| found[(page - pages.start) as usize].is_none();
-            let missing: Vec<u32> = pages.clone().filter(missing).collect();
-            // All downloads are under way before the first is waited for.
-            let claimed = flight::claim(self, object, object_len, &missing);
-            for (page, claimed) in missing.into_iter().zip(claimed) {
-                let key = PageKey { object, page };
-                found[(page - pages.start) as usize] = Some(self.arrival(key, object_len, claimed).await?);
+        let (hits, bytes) = found.iter().flatten().fold((0, 0), |(hits, bytes), page| {
+            (hits + 1, bytes + page.len() as u64)
+        });
+        count(&self.stats.hits, hits);
+        count(&self.stats.hit_bytes, bytes);
+        count(&self.stats.misses, found.len() as u64 - hits);
+        let missing = |page: &u32| found[(page - pages.start) as usize].is_none();
+        let missing: Vec<u32> = pages.clone().filter(missing).collect();
+        if !missing.is_empty() {
+            let arrived = self.flights.pages(object, object_len, &missing).await?;
+            for (page, arrived) in missing.into_iter().zip(arrived) {
+                found[(page - pages.start) as usize] = Some(arrived);
             }
         }
         Ok(found.into_iter().flatten().collect())
     }
 
-    async fn arrival(
-        self: &Arc<Self>,
-        key: PageKey,
-        object_len: u64,
-        claimed: Claimed,
-    ) -> Result<Bytes, PageError> {
-        match claimed {
-            Claimed::InFlight(flight) => flight.page(key.page).await,
-            Claimed::Kept => match self.pages.get(&key).await {
-                Some(page) => Ok(page),
-                // It came and went since it was looked for.
-                None => flight::begin_one(self, key, object_len).page(key.page).await,
-            },
-        }
-    }
-
     /// Takes in an object whose upload has succeeded, all of it: its readers are about to come.
     pub async fn insert_fresh(&self, object: SegmentObjectId, payload: &Payload) {
         for (page, piece) in (0..).zip(payload.pieces(PAGE_BYTES)) {
-            self.pages.insert(PageKey { object, page }, owned(&piece)).await;
+            self.kept.put(PageKey { object, page }, owned(&piece)).await;
             // Copying a page takes long enough.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Drops a page, unless another copy of it than `seen` has come in the meantime.
+    /// Drops a page whose copy `seen` is not what was written, unless another copy has come in the meantime. Whoever
+    /// gave it to this node is told to do the same when the page is asked for again.
     pub async fn forget(&self, object: SegmentObjectId, page: u32, seen: &Bytes) {
         let key = PageKey { object, page };
-        let kept = self.pages.get(&key).await;
-        if kept.is_some_and(|kept| kept.as_ptr() == seen.as_ptr()) {
+        if self.kept.forget(key, |kept| kept.as_ptr() == seen.as_ptr()).await {
             count(&self.stats.forgotten, 1);
-            self.pages.invalidate(&key).await;
+            if let Some(zone) = &self.zone {
+                zone.suspect(key, seen).await;
+            }
         }
     }
 }

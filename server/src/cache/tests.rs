@@ -93,8 +93,11 @@ async fn adjacent_missing_pages_come_with_one_request_of_four_at_most() {
 async fn a_page_that_has_arrived_meanwhile_is_not_fetched_again() {
     let (store, cache, _) = cache(64).await;
     read(&cache, 0..1).await.unwrap();
-    let claimed = flight::claim(&cache, object_id(1), OBJECT_LEN, &[0, 1]);
-    assert!(matches!(claimed[..], [Claimed::Kept, Claimed::InFlight(_)]));
+    let claimed = cache.flights.claim(object_id(1), OBJECT_LEN, &[0, 1]);
+    assert!(matches!(
+        claimed[..],
+        [flight::Claimed::Kept, flight::Claimed::InFlight(_)]
+    ));
     read(&cache, 0..2).await.unwrap();
     assert_eq!(store.requests(), 2);
 }
@@ -235,7 +238,7 @@ async fn kept_pages_are_bounded_and_the_latest_stay() {
     for page in 0..11 {
         read(&cache, page..page + 1).await.unwrap();
     }
-    cache.pages.run_pending_tasks().await;
+    cache.kept.settle().await;
     assert!(cache.kept_bytes() <= 3 * (PAGE_BYTES + 1024));
     let before = store.requests();
     read(&cache, 8..11).await.unwrap();

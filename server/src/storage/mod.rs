@@ -18,6 +18,7 @@ use millrace_wal::{Wal, WalError, WalOptions, Zone, ZoneStore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::zone::Neighbourhood;
 use crate::cache::{PageCache, PageCacheOptions};
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
@@ -50,8 +51,14 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Over one zone: what is acknowledged is in it.
-    pub fn new(zone: Zone, config: &NodeConfig, meta: &Meta, env: &Env) -> Result<Self, WalError> {
+    /// Over one zone: what is acknowledged is in it. `neighbours`: of a node among others.
+    pub fn new(
+        zone: Zone,
+        config: &NodeConfig,
+        meta: &Meta,
+        env: &Env,
+        neighbours: Option<Neighbourhood>,
+    ) -> Result<Self, WalError> {
         let (gens, store) = (vec![zone.zone_gen], zone.store.clone());
         let options = WalOptions {
             inflight_chunks: config.inflight_chunks,
@@ -64,7 +71,10 @@ impl Storage {
                 capacity_bytes: config.cache_bytes as u64,
                 ..PageCacheOptions::default()
             };
-            PageCache::new(store.clone(), &options)
+            match neighbours {
+                Some(neighbours) => PageCache::in_zone(store.clone(), &options, Arc::new(neighbours)),
+                None => PageCache::new(store.clone(), &options),
+            }
         };
         let flusher = Flusher::new(
             env.clone(),

@@ -105,10 +105,11 @@ const CACHE_COUNTERS: &[(&str, &str, CacheField)] = &[
     ("cache_hits", "Pages that were there when a reader asked", |s| {
         &s.hits
     }),
+    ("cache_hit_bytes", "Bytes of these", |s| &s.hit_bytes),
     ("cache_misses", "Pages that a reader waited for", |s| &s.misses),
     (
         "cache_downloads",
-        "Downloads that succeeded, each of one or more pages",
+        "Downloads from the store that succeeded, each of one or more pages",
         |s| &s.downloads,
     ),
     ("cache_downloaded_bytes", "Bytes of these", |s| {
@@ -133,6 +134,35 @@ const CACHE_COUNTERS: &[(&str, &str, CacheField)] = &[
         "cache_forgotten",
         "Pages thrown away because a frame in them failed its check",
         |s| &s.forgotten,
+    ),
+    (
+        "cache_zone_hits",
+        "Pages that another node of the zone gave to this one",
+        |s| &s.zone_hits,
+    ),
+    ("cache_zone_hit_bytes", "Bytes of these", |s| &s.zone_hit_bytes),
+    (
+        "cache_zone_misses",
+        "Pages that another node of the zone looks after and this one read from the store itself",
+        |s| &s.zone_misses,
+    ),
+    (
+        "cache_zone_passed_over",
+        "Nodes that look after a page and had too much to do or did not answer",
+        |s| &s.zone_passed_over,
+    ),
+    (
+        "cache_zone_served",
+        "Pages that this node gave to others of the zone",
+        |s| &s.zone_served,
+    ),
+    ("cache_zone_served_bytes", "Bytes of these", |s| {
+        &s.zone_served_bytes
+    }),
+    (
+        "cache_zone_refused",
+        "Requests of other nodes for pages that were turned away because too many were under way",
+        |s| &s.zone_refused,
     ),
 ];
 
