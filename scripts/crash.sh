@@ -3,8 +3,7 @@
 #
 #   scripts/crash.sh [ROUNDS]     default 200, on each store
 #
-# Nothing leaves the WAL yet, so that each start reads more of it than the last: the rounds on S3 are spread over several
-# fresh buckets of at most 50 rounds each.
+# The rounds on S3 are spread over several fresh buckets of at most 50 rounds each.
 #
 # MILLRACE_CRASH_SEED repeats a run's choices. Progress and seeds go to the terminal, the summary comes last.
 set -euo pipefail

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::channel::flush::FlushLimits;
 use crate::cluster::ClusterConfig;
 
 mod cluster;
@@ -184,7 +185,7 @@ pub struct Settings {
     pub footer_cache_bytes: Option<ByteSize>,
 
     /// A channel moves its records from chunks into segments when it has so many bytes that are not there yet. It
-    /// refuses appends at four times as much, and a crash leaves at most that to replay [default: 64MiB]
+    /// refuses appends at eight times as much, and a crash leaves at most that to replay [default: 32MiB]
     #[arg(long, value_name = "SIZE", env = "MILLRACE_FLUSH_BYTES")]
     pub flush_bytes: Option<ByteSize>,
 
@@ -409,7 +410,8 @@ impl NodeConfig {
         };
         let local = ["file:", "memory:"]
             .iter()
-            .any(|scheme| store.starts_with(scheme));
+            .any(|scheme| store.starts_with(scheme) && !store.contains("shape="));
+        let flush = FlushLimits::default();
         let linger_default = Duration::from_millis(if local { 2 } else { 50 });
         let config = Self {
             cluster,
@@ -444,10 +446,10 @@ impl NodeConfig {
             footer_cache_bytes: bytes("footer-cache-bytes", settings.footer_cache_bytes, 32 * MIB, MIB)?,
             flush_bytes: at_most(
                 "flush-bytes",
-                bytes("flush-bytes", settings.flush_bytes, 64 * MIB, 1)?,
+                bytes("flush-bytes", settings.flush_bytes, flush.bytes, 1)?,
                 512 * MIB as usize,
             )?,
-            flush_interval: settings.flush_interval.unwrap_or(Duration::from_secs(20)),
+            flush_interval: settings.flush_interval.unwrap_or(flush.interval),
             cache_bytes: bytes("cache-bytes", settings.cache_bytes, 256 * MIB, 0)?,
             reader_grace: settings.reader_grace.unwrap_or(Duration::from_secs(60)),
             housekeeping_interval: settings.housekeeping_interval.unwrap_or(Duration::from_secs(60)),

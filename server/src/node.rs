@@ -43,9 +43,6 @@ use crate::tls::{self, TlsError};
 /// A channel that storage takes nothing of for this long is left to another node.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// A channel refuses appends when so many flushes' worth of bytes waits.
-const UNFLUSHED_FLUSHES_MAX: u64 = 4;
-
 /// How long a node that is to stop waits for another to lead.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -155,11 +152,7 @@ impl Node {
             chunk_bytes: config.chunk_bytes,
             linger: config.linger,
             recent_bytes: config.recent_bytes / config.channels as usize,
-            flush: FlushLimits {
-                bytes: config.flush_bytes as u64,
-                interval: config.flush_interval,
-                unflushed_bytes_max: UNFLUSHED_FLUSHES_MAX * config.flush_bytes as u64,
-            },
+            flush: FlushLimits::new(config.flush_bytes as u64, config.flush_interval),
         };
         let parts = Parts {
             env: env.clone(),

@@ -30,8 +30,9 @@ use crate::channel::message::Seek;
 use assemble::{Assembler, BadFrame};
 use plan::{Plan, Unit};
 
-/// Pages that a reader fetches beyond those that it takes next, once it is under way.
-const PAGES_AHEAD: u32 = 8;
+/// Pages that a reader fetches at most beyond those that it takes next: enough to take 200 MiB a second from a store
+/// that needs 100 ms for a few of them.
+const PAGES_AHEAD_MAX: u32 = 32;
 /// Pages ahead of a reader that has taken its first frames: a read that ends soon has not fetched much in vain.
 const PAGES_AHEAD_AT_FIRST: u32 = 2;
 /// How often bytes that fail their check are fetched again.
@@ -168,6 +169,7 @@ impl SegmentReader {
             fetches: FuturesOrdered::new(),
             pages_fetched: 0,
             pages_ahead: 0,
+            waited: false,
             failed: None,
         };
         stream::try_unfold(walk, Walk::next).boxed()
@@ -194,8 +196,10 @@ struct Walk {
     fetches: FuturesOrdered<BoxFuture<'static, Fetched>>,
     /// Pages of all fetches.
     pages_fetched: u32,
-    /// Pages that may be fetched beyond the unit that is due; grows as the reader takes them.
+    /// Pages that may be fetched beyond the unit that is due; grows when the reader has to wait for them.
     pages_ahead: u32,
+    /// The unit that is due was not there when the reader came for it.
+    waited: bool,
     assembler: Assembler,
     /// The frame that failed its check last, and how often it did.
     failed: Option<(SegmentObjectId, u64, u32)>,
@@ -231,6 +235,10 @@ impl Walk {
 
     /// The unit that is due comes first; while it is on its way, the one behind the last fetch is looked for.
     async fn progress(&mut self) -> Progress {
+        if let Some(Some(fetched)) = self.fetches.next().now_or_never() {
+            return Progress::Fetched(fetched);
+        }
+        self.waited = true;
         let mut units = Pin::new(&mut self.units);
         let look_ahead = self.pages_ahead > 0 && units.as_mut().peek().now_or_never().is_none();
         tokio::select! {
@@ -288,7 +296,9 @@ impl Walk {
     async fn take(&mut self, fetched: Fetched) -> Result<Vec<Frame>, ReadError> {
         let Fetched { unit, pages, _room } = fetched;
         self.pages_fetched -= unit.page_count();
-        self.pages_ahead = (self.pages_ahead * 2).clamp(PAGES_AHEAD_AT_FIRST, PAGES_AHEAD);
+        if std::mem::take(&mut self.waited) {
+            self.pages_ahead = (self.pages_ahead * 2).clamp(PAGES_AHEAD_AT_FIRST, PAGES_AHEAD_MAX);
+        }
         let mut frames = Vec::new();
         if let Err(bad) = self.assembler.take(&unit, pages?, &mut frames) {
             self.reload(unit, bad).await?;

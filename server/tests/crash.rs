@@ -141,7 +141,7 @@ fn number(variable: &str) -> Option<u64> {
 
 fn node(dir: &Path, seed: u64) -> Result<Node> {
     match std::env::var("MILLRACE_CRASH_STORE").as_deref() {
-        Err(_) | Ok("local") => Ok(Node::local(dir, "node")),
+        Err(_) | Ok("local") => Ok(hasty(Node::local(dir, "node"))),
         Ok("s3") => {
             let url = std::env::var("MILLRACE_CRASH_S3_URL").context("MILLRACE_CRASH_S3_URL is not set")?;
             // A prefix of its own for each run: the bucket may hold earlier ones.
@@ -151,10 +151,23 @@ fn node(dir: &Path, seed: u64) -> Result<Node> {
                 "{}/crash-{seed:016x}-{run:08x}?{query}",
                 bucket.trim_end_matches('/')
             );
-            Ok(Node::on_store(dir, "node", store))
+            Ok(hasty(Node::on_store(dir, "node", store)))
         }
         Ok(other) => bail!("MILLRACE_CRASH_STORE is local or s3, not {other}"),
     }
+}
+
+/// Flushes, merges, deletes and sweeps all the time.
+fn hasty(mut node: Node) -> Node {
+    let settings = [
+        "--flush-bytes=1MiB",
+        "--flush-interval=150ms",
+        "--reader-grace=500ms",
+        "--housekeeping-interval=500ms",
+        "--sweep-interval=1s",
+    ];
+    node.args.extend(settings.map(Into::into));
+    node
 }
 
 /// One node through many kills.
@@ -211,6 +224,7 @@ impl Run {
         self.compare_all(&server).await.context("the final comparison")?;
         let status = server.terminate().await?;
         ensure!(status.success(), "a graceful stop ended with {status}");
+        self.check_store().await.context("what is stored")?;
         ensure!(
             self.rounds_with_acks * 2 >= rounds,
             "only {} of {rounds} rounds acknowledged anything: the kills come too early to show much",
@@ -364,6 +378,18 @@ impl Run {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Everything that metadata name is there, and one sweep leaves nothing else.
+    async fn check_store(&self) -> Result<()> {
+        for command in [&["verify"][..], &["sweep"], &["verify"]] {
+            let done = self.node.storage(command).await?;
+            ensure!(done.status.success(), "{command:?}: {done:?}");
+        }
+        let left = self.node.storage(&["sweep", "--dry-run"]).await?;
+        let said = String::from_utf8_lossy(&left.stdout);
+        ensure!(said.contains(": 0 orphans"), "after a sweep: {said}");
         Ok(())
     }
 

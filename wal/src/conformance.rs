@@ -1,5 +1,6 @@
 //! What every zone store must do, backend or wrapper. Run [`suite`] against an empty one.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ pub async fn suite(store: Arc<dyn ZoneStore>) {
     racing_creates_have_one_winner(&store).await;
     absent_objects_are_none(&*store).await;
     ranges_are_cut_at_the_end(&*store).await;
+    pieces_are_what_a_read_gives(&*store).await;
     payloads_of_any_shape_read_back(&*store).await;
     lists_are_complete_and_in_order(&*store).await;
     lists_of_siblings_do_not_mix(&*store).await;
@@ -120,6 +122,25 @@ async fn ranges_are_cut_at_the_end(store: &dyn ZoneStore) {
         let got = store.get("range/empty", range.clone()).await.expect("a read");
         assert_eq!(got.as_deref(), Some(&b""[..]), "{range:?}");
     }
+}
+
+async fn pieces_are_what_a_read_gives(store: &dyn ZoneStore) {
+    create(store, "pieces/a", "0123456789").await;
+    let cases: [(Range<u64>, usize, &[&str]); 6] = [
+        (0..10, 4, &["0123", "4567", "89"]),
+        (2..8, 3, &["234", "567"]),
+        (3..9, 100, &["345678"]),
+        (8..1000, 1, &["8", "9"]),
+        (10..20, 4, &[]),
+        (4..4, 4, &[]),
+    ];
+    for (range, len, expected) in cases {
+        let got = store.get_pieces("pieces/a", range.clone(), len).await;
+        let got = got.expect("a read").expect("it is there");
+        let expected: Vec<_> = expected.iter().map(|piece| piece.as_bytes()).collect();
+        assert_eq!(got, expected, "{range:?} by {len}");
+    }
+    assert_eq!(store.get_pieces("absent/a", 0..10, 4).await, Ok(None));
 }
 
 async fn payloads_of_any_shape_read_back(store: &dyn ZoneStore) {

@@ -7,6 +7,7 @@ mod gate;
 mod rule;
 
 use std::future::Future;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -271,6 +272,28 @@ impl<S: ZoneStore + ?Sized> ZoneStore for FaultStore<S> {
             let result = inner.get(&key, range).await;
             plan.after(result.map(|bytes| bytes.map(|bytes| plan.damaged(bytes))))
                 .await
+        })
+        .await
+    }
+
+    async fn get_pieces(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        piece_len: usize,
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        self.run(Op::Get, key, |inner, plan, key| async move {
+            plan.before().await?;
+            let result = inner.get_pieces(&key, range, piece_len).await;
+            let damaged = result.map(|found| {
+                found.map(|mut pieces| {
+                    if let Some(first) = pieces.first_mut() {
+                        *first = plan.damaged(std::mem::take(first));
+                    }
+                    pieces
+                })
+            });
+            plan.after(damaged).await
         })
         .await
     }

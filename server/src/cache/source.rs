@@ -10,7 +10,7 @@ use millrace_wal::ZoneStore;
 
 use super::stats::{CacheStats, count};
 use super::store::GuardedStore;
-use super::{PAGE_BYTES, PageError, page_range};
+use super::{PageError, page_range};
 
 /// Gives pages when they are asked for, and keeps none.
 #[async_trait]
@@ -55,24 +55,14 @@ impl Source for FromStore {
         let start = page_range(pages.start, object_len).start;
         let end = page_range(pages.end - 1, object_len).end;
         let fetched = self.store.get(&object.to_string(), start..end).await?;
-        let bytes = fetched.ok_or(PageError::Gone(object))?;
-        if bytes.len() as u64 != end - start {
-            let end = start + bytes.len() as u64;
+        let fetched = fetched.ok_or(PageError::Gone(object))?;
+        let len: u64 = fetched.iter().map(|page| page.len() as u64).sum();
+        if len != end - start {
+            let end = start + len;
             return Err(PageError::Short { object, end });
         }
         count(&self.stats.downloads, 1);
         count(&self.stats.downloaded_bytes, end - start);
-        Ok(cut(bytes, pages.len()))
+        Ok(fetched.into())
     }
-}
-
-/// Pages are copied apart, so that each is free when it leaves the cache.
-fn cut(bytes: Bytes, pages: usize) -> Arc<[Bytes]> {
-    if pages == 1 {
-        return Arc::new([bytes]);
-    }
-    bytes
-        .chunks(PAGE_BYTES as usize)
-        .map(Bytes::copy_from_slice)
-        .collect()
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
-use millrace_wal::{ReadRange, StoreError, ZoneStore};
+use millrace_wal::{StoreError, ZoneStore};
 use tokio::time::{Instant, timeout};
 
+use super::PAGE_BYTES;
 use super::breaker::Breaker;
 use super::latency::Latencies;
 use super::stats::{CacheStats, count};
@@ -35,8 +36,8 @@ impl GuardedStore {
         }
     }
 
-    /// A part of an object; `None` if there is no such object. Fails at once while the store is known to fail.
-    pub(super) async fn get(&self, key: &str, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+    /// A part of an object, by page; `None` if there is no such object. Fails at once while the store is known to fail.
+    pub(super) async fn get(&self, key: &str, range: Range<u64>) -> Result<Option<Vec<Bytes>>, StoreError> {
         let Some(pass) = self.breaker.admit() else {
             return Err(StoreError::Retry("it has failed several times in a row".into()));
         };
@@ -54,7 +55,7 @@ impl GuardedStore {
         result
     }
 
-    async fn hedged(&self, key: &str, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+    async fn hedged(&self, key: &str, range: Range<u64>) -> Result<Option<Vec<Bytes>>, StoreError> {
         let began = Instant::now();
         let slow_after = self.latencies.begin();
         let mut first = pin!(self.request(key, range.clone()));
@@ -81,9 +82,10 @@ impl GuardedStore {
         result
     }
 
-    async fn request(&self, key: &str, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+    async fn request(&self, key: &str, range: Range<u64>) -> Result<Option<Vec<Bytes>>, StoreError> {
         let limit = REQUEST_TIMEOUT + Duration::from_millis((range.end - range.start) >> 12);
-        match timeout(limit, self.store.get(key, ReadRange::Range(range))).await {
+        let pages = self.store.get_pieces(key, range, PAGE_BYTES as usize);
+        match timeout(limit, pages).await {
             Ok(result) => result,
             Err(_) => Err(StoreError::Retry(format!("no answer within {limit:?}"))),
         }

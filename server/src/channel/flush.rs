@@ -27,13 +27,21 @@ pub struct FlushLimits {
     pub unflushed_bytes_max: u64,
 }
 
+impl FlushLimits {
+    /// Appends are refused when eight flushes' worth of bytes waits.
+    pub fn new(bytes: u64, interval: Duration) -> Self {
+        const UNFLUSHED_FLUSHES_MAX: u64 = 8;
+        Self {
+            bytes,
+            interval,
+            unflushed_bytes_max: UNFLUSHED_FLUSHES_MAX * bytes,
+        }
+    }
+}
+
 impl Default for FlushLimits {
     fn default() -> Self {
-        Self {
-            bytes: 64 << 20,
-            interval: Duration::from_secs(20),
-            unflushed_bytes_max: 256 << 20,
-        }
+        Self::new(32 << 20, Duration::from_secs(20))
     }
 }
 

@@ -172,6 +172,7 @@ pub struct ReadView {
     pub trim: SeqNum,
 }
 
+#[derive(Clone)]
 pub enum ReadReply {
     /// Durable frames in order, without gap; the first holds the record sought, perhaps behind others.
     Frames { frames: Arc<[Frame]>, view: ReadView },

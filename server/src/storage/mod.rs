@@ -119,6 +119,7 @@ impl Storage {
         stop: &CancellationToken,
     ) {
         let deletion = Deletion {
+            node,
             env: env.clone(),
             meta: meta.clone(),
             channels: channels.clone(),

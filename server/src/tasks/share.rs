@@ -1,7 +1,7 @@
 //! Which of the work in the background is this node's. Nodes that disagree for a moment, because one has heard of a
 //! third and the other has not, do some of it twice or a little later, and nothing else.
 
-use millrace_api::id::{ChannelId, NodeId, StreamId};
+use millrace_api::id::{BasinId, ChannelId, NodeId, StreamId};
 use millrace_api::segment::SegmentObjectId;
 use millrace_raft::error::StoreError;
 use millrace_raft::query::StateReader;
@@ -40,6 +40,11 @@ impl Share {
     pub fn has_stream(self, stream: StreamId) -> bool {
         let (first, end) = self.streams();
         first <= stream && end.is_none_or(|end| stream < end)
+    }
+
+    pub fn has_basin(self, basin: BasinId) -> bool {
+        // Ids are random.
+        basin.0 % u128::from(self.of) == u128::from(self.index)
     }
 
     pub fn has_channel(self, channel: ChannelId) -> bool {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use millrace_api::error::ErrorCode;
-use millrace_api::name::StreamName;
+use millrace_api::name::{BasinName, StreamName};
 use millrace_server::error::ServiceError;
+use millrace_server::frontend::service::types::{CreateBasin, CreateStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -128,4 +129,60 @@ async fn a_deletion_that_meets_a_rest_is_finished() {
     }
     assert!(names.len() > WORKERS, "there were several turns");
     assert_becomes_free(&node, &names).await;
+}
+
+/// As many as `MILLRACE_STREAMS` says; usually a few more than one step takes. Prints what it cost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_basin_of_many_streams_goes_while_others_are_served() {
+    const CREATES: usize = 64;
+    let count: usize = std::env::var("MILLRACE_STREAMS").map_or(2_500, |count| count.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let node = Running::start(dir.path(), in_memory).await;
+    let served = stream("served");
+    node.create(&served).await.expect("a stream");
+    let many = BasinName::new("of-many-streams").unwrap();
+    let create_basin = || node.frontend.create_basin(many.clone(), CreateBasin::default());
+    create_basin().await.expect("a basin");
+    let began = Instant::now();
+    futures::stream::iter(0..count)
+        .for_each_concurrent(CREATES, |number| {
+            let config = CreateStream::default();
+            let created = node.frontend.create_stream(&many, stream(number), config);
+            async { drop(created.await.expect("a new stream")) }
+        })
+        .await;
+    println!("{count} streams made in {:.1?}", began.elapsed());
+
+    let before = memory_peak_kib();
+    let began = Instant::now();
+    node.frontend.delete_basin(&many).await.expect("taken up");
+    let (mut appends, mut slowest) = (0, Duration::ZERO);
+    // The name is free when everything is gone.
+    while create_basin().await.is_err() {
+        let asked = Instant::now();
+        node.append(&served, &[b"meanwhile"]).await.expect("served");
+        appends += 1;
+        slowest = slowest.max(asked.elapsed());
+        assert!(
+            began.elapsed() < PURGED_WITHIN + Duration::from_millis(count as u64),
+            "it goes on"
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+    println!(
+        "deleted in {:.1?}; the slowest of {appends} appends meanwhile {slowest:.1?}; peak memory from {before} to {} KiB",
+        began.elapsed(),
+        memory_peak_kib(),
+    );
+    let tail = node.frontend.check_tail(&node.basin, &served).await.expect("a tail");
+    assert_eq!(tail.seq_num, appends);
+}
+
+fn memory_peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

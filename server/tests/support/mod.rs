@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -85,6 +85,19 @@ impl Node {
             log: self.log.clone(),
             log_start,
         })
+    }
+
+    /// `millrace storage` with `args`, on the data of this node, which does not run.
+    pub async fn storage(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(program());
+        command
+            .arg("storage")
+            .args(args)
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .args(["--store", &self.store])
+            .env_remove("MILLRACE_CONFIG");
+        Ok(command.output().await?)
     }
 
     /// Starts the process and waits until it serves, at most [`READY_WITHIN`].

@@ -9,16 +9,17 @@ mod temp;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, openat, unlinkat};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 
 use super::{Blocking, CreateOutcome, Payload, ReadRange, StoreError, ZoneStore, check_key, check_prefix};
 use temp::TempFiles;
@@ -112,7 +113,27 @@ impl ZoneStore for LocalStore {
 
     async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError> {
         check_key(key)?;
-        self.run(key, move |inner, key| inner.get(key, &range)).await
+        self.run(key, move |inner, key| inner.read(key, &range, read_at))
+            .await
+    }
+
+    async fn get_pieces(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        piece_len: usize,
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        check_key(key)?;
+        let range = ReadRange::Range(range);
+        self.run(key, move |inner, key| {
+            inner.read(key, &range, |file, range| {
+                let starts = range.clone().step_by(piece_len);
+                starts
+                    .map(|start| read_at(file, start..range.end.min(start + piece_len as u64)))
+                    .collect()
+            })
+        })
+        .await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StoreError> {
@@ -154,8 +175,14 @@ impl Inner {
         Ok(outcome)
     }
 
-    fn get(&self, key: &str, range: &ReadRange) -> Result<Option<Bytes>, StoreError> {
-        let read = || -> io::Result<Option<(Arc<OwnedFd>, Bytes)>> {
+    /// What `bytes` reads of the object at the range, which is within it.
+    fn read<T>(
+        &self,
+        key: &str,
+        range: &ReadRange,
+        bytes: impl Fn(&File, Range<u64>) -> io::Result<T>,
+    ) -> Result<Option<T>, StoreError> {
+        let read = || -> io::Result<Option<(Arc<OwnedFd>, T)>> {
             let (dir_key, name) = split(key);
             let Some(dir) = self.existing_dir(dir_key)? else {
                 return Ok(None);
@@ -170,10 +197,7 @@ impl Inner {
             if !metadata.is_file() {
                 return Err(Errno::ISDIR.into());
             }
-            let range = range.within(metadata.len());
-            let mut bytes = vec![0; (range.end - range.start) as usize];
-            file.read_exact_at(&mut bytes, range.start)?;
-            Ok(Some((dir, bytes.into())))
+            Ok(Some((dir, bytes(&file, range.within(metadata.len()))?)))
         };
         match read() {
             Ok(None) => Ok(None),
@@ -311,6 +335,23 @@ fn write_parts(mut file: &File, payload: &Payload) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The bytes at the range, which the file is long enough for.
+fn read_at(file: &File, range: Range<u64>) -> io::Result<Bytes> {
+    let len = (range.end - range.start) as usize;
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = range.start + bytes.len() as u64;
+        match pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The allocator may have given more room than was asked for.
+    bytes.truncate(len);
+    Ok(bytes.into())
 }
 
 fn create_dir_durably(path: &Path) -> io::Result<()> {

@@ -8,6 +8,7 @@ mod object;
 mod open;
 mod payload;
 mod preflight;
+mod shaped;
 mod upload;
 
 use std::fmt::Debug;
@@ -24,6 +25,7 @@ pub use object::{ObjectStoreOptions, ObjectStoreZone};
 pub use open::{StoreEnvOptions, open_url};
 pub use payload::Payload;
 pub use preflight::{PreflightError, preflight};
+pub use shaped::{Latency, Shape, ShapedStore};
 
 /// What became of a create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,6 +123,25 @@ pub trait ZoneStore: Debug + Send + Sync + 'static {
 
     /// Reads an object or a part of it; `None` if there is none under the key.
     async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError>;
+
+    /// As [`get`](Self::get), in pieces of `piece_len` bytes and a last one of what remains; each in memory of its own,
+    /// so that one may be kept and others let go.
+    ///
+    /// # Panics
+    /// If `piece_len` is 0.
+    async fn get_pieces(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        piece_len: usize,
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        let found = self.get(key, ReadRange::Range(range)).await?;
+        Ok(found.map(|bytes| match bytes.len() {
+            0 => Vec::new(),
+            len if len <= piece_len => vec![bytes],
+            _ => bytes.chunks(piece_len).map(Bytes::copy_from_slice).collect(),
+        }))
+    }
 
     /// The first `limit` keys under `prefix` in byte order, of those after `after` (exclusive). `prefix` is empty or
     /// a directory with its closing slash.

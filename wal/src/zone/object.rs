@@ -2,12 +2,13 @@
 
 use std::collections::BinaryHeap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{Stream, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
@@ -109,6 +110,29 @@ impl ObjectStoreZone {
     }
 }
 
+/// Copies what comes, as it comes, into pieces of `len` bytes.
+async fn pieces(
+    mut body: impl Stream<Item = object_store::Result<Bytes>> + Unpin,
+    len: usize,
+) -> object_store::Result<Vec<Bytes>> {
+    let mut pieces = Vec::new();
+    let mut piece = Vec::new();
+    while let Some(mut part) = body.try_next().await? {
+        while !part.is_empty() {
+            if piece.capacity() == 0 {
+                piece.reserve_exact(len);
+            }
+            let taken = part.split_to(part.len().min(len - piece.len()));
+            piece.extend_from_slice(&taken);
+            if piece.len() == len {
+                pieces.push(std::mem::take(&mut piece).into());
+            }
+        }
+    }
+    pieces.extend((!piece.is_empty()).then(|| piece.into()));
+    Ok(pieces)
+}
+
 impl fmt::Debug for ObjectStoreZone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ObjectStoreZone({})", self.name)
@@ -165,6 +189,38 @@ impl ZoneStore for ObjectStoreZone {
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) if ranged => self.get_by_length(&path, &range, Some(error)).await,
             Err(error) => Err(explain(error)),
+        }
+    }
+
+    async fn get_pieces(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        piece_len: usize,
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        check_key(key)?;
+        let path = self.path(key)?;
+        let wanted = ReadRange::Range(range.clone());
+        if range.is_empty() {
+            let found = self.get_by_length(&path, &wanted, None).await?;
+            return Ok(found.map(|_| Vec::new()));
+        }
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            ..GetOptions::default()
+        };
+        let result = match self.others.get_opts(&path, options).await {
+            Ok(result) => pieces(result.into_stream(), piece_len).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(pieces) => Ok(Some(pieces)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => {
+                let found = self.get_by_length(&path, &wanted, Some(error)).await?;
+                let apart = |bytes: Bytes| bytes.chunks(piece_len).map(Bytes::copy_from_slice).collect();
+                Ok(found.map(apart))
+            }
         }
     }
 

@@ -11,7 +11,13 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
-use super::{Blocking, LocalStore, MemoryStore, ObjectStoreOptions, ObjectStoreZone, StoreError, ZoneStore};
+use super::{
+    Blocking, LocalStore, MemoryStore, ObjectStoreOptions, ObjectStoreZone, Shape, ShapedStore, StoreError,
+    ZoneStore,
+};
+
+/// Every run with the same store is slow in the same way.
+const SHAPE_SEED: u64 = 1;
 
 /// What a store may need besides its URL.
 #[derive(Clone)]
@@ -50,7 +56,7 @@ impl fmt::Debug for StoreEnvOptions {
 /// Opens a zone store. Makes no request, except that a directory is created; see [`preflight`](super::preflight).
 ///
 /// - `memory://` a new, empty store with each call
-/// - `file:///directory`
+/// - `file:///directory`; this and the former with `?shape=…` as slow as a store far away, see [`Shape`]
 /// - `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, each with settings in the query, under the
 ///   names of `object_store`'s configuration: for S3 `endpoint`, `region`, `allow_http`, `access_key_id`,
 ///   `secret_access_key`, `virtual_hosted_style_request` and more. One is our own: `list_ordered=true` for a store known
@@ -61,7 +67,7 @@ pub fn open_url(url: &str, options: &StoreEnvOptions) -> Result<Arc<dyn ZoneStor
     let parsed = Url::parse(url)
         .map_err(|error| StoreError::Invalid(format!("the store's URL is not one: {error}")))?;
     match parsed.scheme() {
-        "memory" => Ok(Arc::new(MemoryStore::new())),
+        "memory" => shaped(&parsed, Arc::new(MemoryStore::new())),
         "file" => open_file(&parsed, options),
         "s3" | "gs" | "az" => open_object(&parsed, options),
         scheme => Err(StoreError::Invalid(format!(
@@ -74,10 +80,30 @@ fn open_file(url: &Url, options: &StoreEnvOptions) -> Result<Arc<dyn ZoneStore>,
     let path = url
         .to_file_path()
         .map_err(|()| StoreError::Invalid("file:// takes an absolute path: file:///directory".into()))?;
-    if url.query().is_some() {
-        return Err(StoreError::Invalid("file:// takes no settings".into()));
+    // What is wrong with the URL is said before a directory is made.
+    shape(url)?;
+    shaped(url, Arc::new(LocalStore::open(path, options.blocking)?))
+}
+
+fn shape(url: &Url) -> Result<Option<Shape>, StoreError> {
+    let mut shape = None;
+    for (name, value) in url.query_pairs() {
+        shape = (name == "shape").then(|| Shape::parse(&value)).flatten();
+        if shape.is_none() {
+            return Err(StoreError::Invalid(format!(
+                "{}:// takes one setting, shape=standard, shape=express or shape=PUT/PUT99,GET/GET99 in milliseconds",
+                url.scheme()
+            )));
+        }
     }
-    Ok(Arc::new(LocalStore::open(path, options.blocking)?))
+    Ok(shape)
+}
+
+fn shaped(url: &Url, store: Arc<dyn ZoneStore>) -> Result<Arc<dyn ZoneStore>, StoreError> {
+    Ok(match shape(url)? {
+        Some(shape) => Arc::new(ShapedStore::new(store, shape, SHAPE_SEED)),
+        None => store,
+    })
 }
 
 /// Settings in the order in which they are applied: the environment's, then the URL's.
@@ -267,6 +293,8 @@ mod tests {
         for url in [
             "memory://".to_owned(),
             format!("file://{}/zone", root.path().display()),
+            format!("file://{}/zone?shape=standard", root.path().display()),
+            "memory://?shape=5/20,3".to_owned(),
             "s3://bucket/some/prefix?region=eu-west-1".to_owned(),
             "s3://bucket?endpoint=http://127.0.0.1:9&region=x&allow_http=true&access_key_id=a&secret_access_key=hidden"
                 .to_owned(),
@@ -289,6 +317,8 @@ mod tests {
             "s3://bucket/bad%20prefix/hidden?secret_access_key=hidden",
             "file://relative/path",
             "file:///tmp?secret=hidden",
+            "file:///tmp?shape=hidden",
+            "memory://?shape=1,2&secret=hidden",
             "ftp://host",
             "az://container?access_key=hidden",
         ] {

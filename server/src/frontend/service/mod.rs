@@ -8,6 +8,7 @@ mod append;
 mod basins;
 mod convert;
 mod cut;
+mod follow;
 mod lifecycle;
 mod owner;
 mod read;
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 pub use self::append::Room;
+use self::follow::Followed;
 pub use self::lifecycle::Lifecycle;
 pub use self::read::ReadSession;
 pub use self::resolve::Intent;
@@ -55,6 +57,7 @@ pub struct Frontend {
     channels: Channels,
     chunks: Arc<ChunkReader>,
     segments: Arc<SegmentReader>,
+    followed: Followed,
     limits: ServiceLimits,
     admission: Arc<Semaphore>,
     lifecycle: Lifecycle,
@@ -77,6 +80,7 @@ impl Frontend {
             channels,
             chunks,
             segments,
+            followed: Followed::default(),
             limits,
             admission,
             lifecycle,

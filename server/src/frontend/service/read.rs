@@ -19,12 +19,13 @@ use millrace_wal::Frame;
 use tokio::time::Instant;
 
 use super::cut::{Cutter, Remaining, Taken, Wanted};
+use super::follow::Asked;
 use super::owner::{OWNER_TIMEOUT, Search, is_unowned};
 use super::resolve::{Dormant, Intent, Resolved};
 use super::stored::{Stored, Unread};
 use super::types::{ReadEvent, RecordBatch};
 use super::{Frontend, refusal_error};
-use crate::channel::handle::{Pending, ReadBounds};
+use crate::channel::handle::ReadBounds;
 use crate::channel::message::{ReadReply, ReadView, Refusal, Seek};
 use crate::chunk_reader::ChunkRange;
 use crate::error::ServiceError;
@@ -157,7 +158,7 @@ pub struct ReadSession {
     stored: Option<Stored>,
     /// How often records were not where they were said to be since the last that were.
     moved: u32,
-    asked: Option<Pending<ReadReply>>,
+    asked: Option<Asked>,
     /// Set while the stream's owner is looked for.
     search: Option<Search>,
     /// When the session began to wait for the next record; `None` while it does not.
@@ -253,8 +254,7 @@ impl ReadSession {
         if let Some(dormant) = self.idle() {
             return Ok(dormant.view());
         }
-        let pending = self.ask(seek, false).await;
-        let reply = pending.await.unwrap_or(Err(Refusal::Stopped))?;
+        let reply = self.ask(seek, false).await.await?;
         let view = reply.view();
         self.take(reply, seek);
         Ok(view)
@@ -265,18 +265,19 @@ impl ReadSession {
         self.resolved.dormant.filter(|_| !self.follow)
     }
 
-    async fn ask(&mut self, seek: Seek, wait: bool) -> Pending<ReadReply> {
+    async fn ask(&mut self, seek: Seek, wait: bool) -> Asked {
         // Whoever answers serves it.
         self.resolved.dormant = None;
+        let (channel, stream) = (&self.resolved.channel, self.resolved.stream);
+        if let (true, Seek::SeqNum(seq_num)) = (wait, seek) {
+            return self.frontend.followed.wait(channel, stream, seq_num);
+        }
         let bounds = ReadBounds {
             records_max: self.remaining.records().min(BATCH_RECORDS_MAX),
             metered_bytes_max: self.remaining.metered_bytes().min(BATCH_METERED_BYTES_MAX),
             wait,
         };
-        self.resolved
-            .channel
-            .read(self.resolved.stream, seek, bounds)
-            .await
+        Asked::Alone(channel.read(stream, seek, bounds).await)
     }
 
     /// The next thing to say; `None` at a clean end.
@@ -314,7 +315,7 @@ impl ReadSession {
                         reply => reply.map_err(refusal_error)?,
                     };
                     self.search = None;
-                    self.view = Some(reply.view());
+                    self.look_at(reply.view());
                     let at_tail = matches!(reply, ReadReply::AtTail { .. });
                     self.take(reply, self.seek);
                     if at_tail && !self.follow {
@@ -390,7 +391,7 @@ impl ReadSession {
         let progress = async {
             match (&mut self.stored, &mut self.asked) {
                 (Some(stored), _) => Step::Stored(stored.frames.next().await),
-                (None, Some(asked)) => Step::Reply(asked.await.unwrap_or(Err(Refusal::Stopped))),
+                (None, Some(asked)) => Step::Reply(asked.await),
                 (None, None) => unreachable!("asked above"),
             }
         };
@@ -403,6 +404,12 @@ impl ReadSession {
             }
             () = tokio::time::sleep_until(self.heartbeat_at) => Step::Heartbeat,
         }
+    }
+
+    /// An answer that others got too may be from before this session saw a trim.
+    fn look_at(&mut self, mut view: ReadView) {
+        view.trim = view.trim.max(self.view.map_or(0, |before| before.trim));
+        self.view = Some(view);
     }
 
     fn take(&mut self, reply: ReadReply, seek: Seek) {
