@@ -114,7 +114,7 @@ impl Zone {
     }
 
     /// The pages from the first of the nodes that answers; `None` if it is this one, or none.
-    async fn from_others(&self, asked: &Asked) -> Option<Result<Arc<[Bytes]>, PageError>> {
+    async fn ask_others(&self, asked: &Asked) -> Option<Result<Arc<[Bytes]>, PageError>> {
         let living = self.asking.neighbours.living();
         let here = self.asking.neighbours.here();
         let order = rendezvous::order(&living, Block::of(asked.object, asked.pages.start));
@@ -165,7 +165,7 @@ impl Source for Zone {
                 kept_only: false,
                 bad,
             };
-            if let Some(answer) = self.from_others(&asked).await {
+            if let Some(answer) = self.ask_others(&asked).await {
                 return answer;
             }
         }
