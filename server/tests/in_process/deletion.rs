@@ -174,7 +174,11 @@ async fn a_basin_of_many_streams_goes_while_others_are_served() {
         began.elapsed(),
         memory_peak_kib(),
     );
-    let tail = node.frontend.check_tail(&node.basin, &served).await.expect("a tail");
+    let tail = node
+        .frontend
+        .check_tail(&node.basin, &served)
+        .await
+        .expect("a tail");
     assert_eq!(tail.seq_num, appends);
 }
 

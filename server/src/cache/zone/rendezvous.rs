@@ -103,7 +103,7 @@ mod tests {
         #[test]
         fn all_who_know_the_same_nodes_agree(
             (nodes, shuffled) in nodes().prop_flat_map(|nodes| (Just(nodes.clone()), Just(nodes).prop_shuffle())),
-            (channel, seq, number): (u32, u64, u32),
+            (channel, seq, number) in any::<(u32, u64, u32)>(),
         ) {
             let block = block(channel, seq, number);
             let order = order(&nodes, block);
@@ -115,8 +115,8 @@ mod tests {
         #[test]
         fn a_node_that_leaves_moves_its_own_blocks_only(
             nodes in nodes(),
-            leaving: prop::sample::Index,
-            (channel, seq, number): (u32, u64, u32),
+            leaving in any::<prop::sample::Index>(),
+            (channel, seq, number) in any::<(u32, u64, u32)>(),
         ) {
             let block = block(channel, seq, number);
             let leaving = nodes[leaving.index(nodes.len())];
