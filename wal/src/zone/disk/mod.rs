@@ -147,6 +147,13 @@ impl DiskStore {
         used + self.shared().directory.free_bytes()
     }
 
+    /// Bytes of an object; `None` if there is none. Needs no I/O.
+    pub fn object_len(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        check_key(key)?;
+        self.shared().check()?;
+        Ok(self.shared().find(key).map(|(place, _)| place.body_len))
+    }
+
     fn shared(&self) -> &Arc<Shared> {
         &self.open.shared
     }

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::super::queue::Request;
 use super::*;
 
-const LENS: [usize; 5] = [300, 0, 77, 1500, 9];
+const LENS: [usize; 5] = [30, 0, 7, 150, 9];
 
 /// Commits objects together, as they are when their creates wait at the same time.
 async fn create_together(store: &DiskStore, keys: &[String], bodies: &[Payload]) {
@@ -30,6 +30,18 @@ async fn create_together(store: &DiskStore, keys: &[String], bodies: &[Payload])
     }
 }
 
+/// With files that take little time to copy.
+fn small() -> DiskOptions {
+    DiskOptions {
+        file_bytes: 32 << 10,
+        ..options()
+    }
+}
+
+fn open_small(path: &Path) -> DiskStore {
+    DiskStore::open(path, small()).expect("a store")
+}
+
 struct Torn {
     /// Where the last commit was written.
     range: Range<usize>,
@@ -42,17 +54,17 @@ struct Torn {
 
 /// Some commits, and a last one of several objects.
 async fn last_commit(path: &Path) -> Torn {
-    let store = open(path);
+    let store = open_small(path);
     let mut earlier = Vec::new();
     for n in 0..4u32 {
-        let (key, body) = (format!("early/{n}"), body(n, 10 + 900 * n as usize));
+        let (key, body) = (format!("early/{n}"), body(n, 10 + 20 * n as usize));
         create(&store, &key, &body).await;
         earlier.push((key, body));
     }
     store.delete("early/1").await.expect("a delete");
     earlier.remove(1);
-    create(&store, "early/last", &body(9, 100)).await;
-    earlier.push(("early/last".into(), body(9, 100)));
+    create(&store, "early/last", &body(9, 40)).await;
+    earlier.push(("early/last".into(), body(9, 40)));
     let log = files(path, "log").pop().expect("a log");
     let before = std::fs::read(&log).expect("a read");
     let keys: Vec<String> = (0..LENS.len()).map(|n| format!("torn/{n}")).collect();
@@ -75,7 +87,7 @@ async fn last_commit(path: &Path) -> Torn {
 impl Torn {
     /// Opens what is left, twice, with creates between: what is there is whole, and stays; what is not, never is.
     async fn check(&self, path: &Path, what: &str) {
-        let store = open(path);
+        let store = open_small(path);
         self.check_earlier(&store, what).await;
         let mut there = Vec::new();
         for (key, body) in self.keys.iter().zip(&self.bodies) {
@@ -93,7 +105,7 @@ impl Torn {
         create(&store, "late", &body(99, 333)).await;
         drop(store);
         for _ in 0..2 {
-            let store = open(path);
+            let store = open_small(path);
             self.check_earlier(&store, what).await;
             for ((key, body), there) in self.keys.iter().zip(&self.bodies).zip(&there) {
                 let read = full(&store, key).await;
@@ -166,7 +178,7 @@ async fn a_damaged_commit_with_others_behind_it_is_not_taken_for_torn() {
         let mut bytes = torn.whole.clone();
         bytes[at] ^= 0x55;
         let copy = torn.copy(&bytes);
-        let opened = DiskStore::open(copy.path(), options());
+        let opened = DiskStore::open(copy.path(), small());
         assert!(matches!(opened, Err(StoreError::Corrupt(_))), "garbled at {at}");
     }
 }
