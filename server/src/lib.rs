@@ -32,3 +32,4 @@ pub mod store;
 mod tasks;
 pub mod telemetry;
 pub mod tls;
+pub mod zone_disk;

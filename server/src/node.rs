@@ -373,7 +373,9 @@ impl Among<'_> {
             room: frontend.room(),
             heartbeats: Arc::new(control.clone()),
         };
-        let mut services = PeerService::new(answering, stop.clone()).router();
+        let mut services = PeerService::new(answering, stop.clone())
+            .router()
+            .merge(cluster.disk.clone().router());
         if let Some(pages) = cache.service(stop.clone()) {
             services = services.merge(pages);
         }
