@@ -1,4 +1,7 @@
 //! Reads a stream's older records back from chunks, by their footers.
+//!
+//! A chunk falls into the same pieces for every reader of a stream. Readers that follow each other through chunks, as
+//! all do that lag when a channel has changed hands and the new owner's memory is empty, fetch each piece once.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,11 +13,14 @@ use millrace_api::id::{StreamId, StreamletId};
 use millrace_api::position::SeqNum;
 use millrace_wal::{ChunkId, Footer, FooterEntry, Frame, FrameHeader, FrameKind, Wal};
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::channel::log::{ChunkLog, LogPosition};
 use crate::channel::message::Seek;
 
+/// What a piece costs in memory besides its bytes and frames, about.
+const PIECE_OVERHEAD: usize = 256;
 /// Bytes that one request to a store asks for, unless a single frame is larger.
 const PIECE_BYTES: u64 = 1024 * 1024;
 /// Bytes of other streams' frames that are fetched along rather than asking twice.
@@ -46,7 +52,7 @@ pub struct ChunkRange {
 
 /// Why records could not be read back, after some patience. Whether they are still stored depends: a store that does
 /// not answer has lost nothing, a chunk that is missing or corrupt in every copy is lost.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
     #[error(transparent)]
     Wal(#[from] millrace_wal::ReadError),
@@ -58,8 +64,27 @@ pub enum ReadError {
 pub struct ChunkReader {
     wal: Wal,
     footers: Cache<ChunkId, Arc<Footer>>,
+    /// Frames that passed their checks.
+    pieces: Cache<PieceKey, Fetched>,
     /// Bytes that all readers together may hold beyond the piece that each of them takes next.
     ahead: Arc<Semaphore>,
+}
+
+/// The place of a piece among those that a stream has in a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct PieceKey {
+    chunk: ChunkId,
+    of: (StreamId, StreamletId),
+    /// Where it starts in the chunk.
+    start: u64,
+}
+
+/// What came of a piece.
+#[derive(Debug, Clone)]
+struct Fetched {
+    frames: Arc<[Frame]>,
+    /// Of the memory that the frames share with what lies between them.
+    bytes: u64,
 }
 
 /// Frames of one chunk that one request fetches.
@@ -75,16 +100,27 @@ struct Piece {
 }
 
 impl ChunkReader {
-    pub fn new(wal: Wal, footer_cache_bytes: usize, read_ahead_bytes: usize) -> Self {
+    /// Keeps up to so many bytes of footers and of pieces, and has readers fetch so many ahead. The pieces that somebody
+    /// reads at the moment come on top.
+    pub fn new(wal: Wal, footer_bytes: usize, piece_bytes: usize, read_ahead_bytes: usize) -> Self {
         let footers = Cache::builder()
             .weigher(|_, footer: &Arc<Footer>| {
                 u32::try_from(footer.entries.len() * size_of::<FooterEntry>() + 256).unwrap_or(u32::MAX)
             })
-            .max_capacity(footer_cache_bytes as u64)
+            .max_capacity(footer_bytes as u64)
+            .build();
+        let pieces = Cache::builder()
+            .weigher(|_, fetched: &Fetched| {
+                let frames = fetched.frames.len() * size_of::<Frame>();
+                u32::try_from(fetched.bytes as usize + frames + PIECE_OVERHEAD).unwrap_or(u32::MAX)
+            })
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(piece_bytes as u64)
             .build();
         Self {
             wal,
             footers,
+            pieces,
             ahead: Arc::new(Semaphore::new(read_ahead_bytes)),
         }
     }
@@ -94,6 +130,7 @@ impl ChunkReader {
     pub fn frames(self: Arc<Self>, range: ChunkRange) -> BoxStream<'static, Result<Vec<Frame>, ReadError>> {
         let reader = self.clone();
         let first = range.log.at_or_after(range.start);
+        let wanted = range.clone();
         let walk = stream::try_unfold((range, first), move |(range, position)| {
             let reader = reader.clone();
             async move { reader.step(range, position).await }
@@ -103,6 +140,7 @@ impl ChunkReader {
             .try_flatten();
         let ahead = Ahead {
             reader: self,
+            range: wanted,
             pieces: pieces.boxed().peekable(),
             fetches: FuturesOrdered::new(),
         };
@@ -135,11 +173,27 @@ impl ChunkReader {
         Ok(footer)
     }
 
-    async fn fetch(self: Arc<Self>, piece: Piece) -> Result<Vec<Frame>, ReadError> {
-        let entries = &piece.footer.entries[piece.entries];
-        let mut frames = patiently(|| self.wal.frames(piece.chunk, entries)).await?;
-        frames.retain(|frame| is_of(&frame.header, piece.of));
-        Ok(frames)
+    /// The frames of the piece. Whoever wants it while somebody fetches it waits for that; a failure is not kept.
+    async fn fetch(self: Arc<Self>, piece: Piece) -> Result<Arc<[Frame]>, ReadError> {
+        let key = PieceKey {
+            chunk: piece.chunk,
+            of: piece.of,
+            start: piece.start,
+        };
+        let fetch = async {
+            let entries = &piece.footer.entries[piece.entries.clone()];
+            let mut frames = patiently(|| self.wal.frames(piece.chunk, entries)).await?;
+            frames.retain(|frame| is_of(&frame.header, piece.of));
+            Ok(Fetched {
+                frames: frames.into(),
+                bytes: piece.end - piece.start,
+            })
+        };
+        let fetched: Result<Fetched, Arc<ReadError>> = self.pieces.try_get_with(key, fetch).await;
+        match fetched {
+            Ok(fetched) => Ok(fetched.frames),
+            Err(error) => Err(ReadError::clone(&error)),
+        }
     }
 
     /// Room for a piece that is not needed at once, or `None`: then it is fetched when it is.
@@ -163,19 +217,20 @@ where
     read().await
 }
 
-type Fetch = BoxFuture<'static, (Result<Vec<Frame>, ReadError>, Option<OwnedSemaphorePermit>)>;
+type Fetch = BoxFuture<'static, (Result<Arc<[Frame]>, ReadError>, Option<OwnedSemaphorePermit>)>;
 
 /// One reader's pieces. The next one is always fetched; those behind it as far as there is room on the node, which
 /// they hold until they are taken.
 struct Ahead {
     reader: Arc<ChunkReader>,
+    range: ChunkRange,
     pieces: Peekable<BoxStream<'static, Result<Piece, ReadError>>>,
     fetches: FuturesOrdered<Fetch>,
 }
 
 /// What happens first.
 enum Progress {
-    Fetched(Result<Vec<Frame>, ReadError>),
+    Fetched(Result<Arc<[Frame]>, ReadError>),
     /// The next piece is known, or that there is none, or that it cannot be found out.
     Planned,
 }
@@ -192,7 +247,11 @@ impl Ahead {
             }
             let look_ahead = !full && self.fetches.len() < PIECES_AHEAD;
             match self.progress(look_ahead).await {
-                Progress::Fetched(frames) => return Ok(Some((frames?, self))),
+                Progress::Fetched(frames) => {
+                    let frames = frames?;
+                    let wanted = frames.iter().filter(|frame| self.range.wants(&frame.header));
+                    return Ok(Some((wanted.cloned().collect(), self)));
+                }
                 Progress::Planned => full = !self.fetch_ahead(),
             }
         }
@@ -233,8 +292,7 @@ impl Ahead {
 type Step = Option<(Vec<Piece>, (ChunkRange, Option<LogPosition>))>;
 
 impl ChunkRange {
-    fn wants(&self, entry: &FooterEntry) -> bool {
-        let header = &entry.header;
+    fn wants(&self, header: &FrameHeader) -> bool {
         let end = header.end_seq();
         if !is_of(header, (self.stream, self.streamlet)) {
             return false;
@@ -247,15 +305,13 @@ impl ChunkRange {
     }
 }
 
-/// Groups the wanted entries into runs that one request each fetches, over small gaps of other streams' frames.
+/// Groups the stream's entries into runs that one request each fetches, over small gaps of other streams' frames: those
+/// runs that hold something wanted. Where runs begin and end does not depend on what is.
 fn plan(chunk: ChunkId, footer: &Arc<Footer>, range: &ChunkRange) -> Vec<Piece> {
+    let of = (range.stream, range.streamlet);
     let mut pieces: Vec<Piece> = Vec::new();
-    for (index, entry) in footer
-        .entries
-        .iter()
-        .enumerate()
-        .filter(|(_, entry)| range.wants(entry))
-    {
+    let entries = footer.entries.iter().enumerate();
+    for (index, entry) in entries.filter(|(_, entry)| is_of(&entry.header, of)) {
         match pieces.last_mut() {
             Some(piece)
                 if entry.offset <= piece.end + GAP_BYTES && entry.end() <= piece.start + PIECE_BYTES =>
@@ -269,10 +325,15 @@ fn plan(chunk: ChunkId, footer: &Arc<Footer>, range: &ChunkRange) -> Vec<Piece> 
                 entries: index..index + 1,
                 start: entry.offset,
                 end: entry.end(),
-                of: (range.stream, range.streamlet),
+                of,
             }),
         }
     }
+    let holds_wanted = |piece: &Piece| {
+        let entries = &footer.entries[piece.entries.clone()];
+        entries.iter().any(|entry| range.wants(&entry.header))
+    };
+    pieces.retain(holds_wanted);
     pieces
 }
 

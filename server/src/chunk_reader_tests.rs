@@ -56,7 +56,12 @@ struct Chunks {
 }
 
 impl Chunks {
+    /// Keeps no pieces.
     fn new(read_ahead_bytes: usize) -> Self {
+        Self::keeping(0, read_ahead_bytes)
+    }
+
+    fn keeping(piece_bytes: usize, read_ahead_bytes: usize) -> Self {
         let faults = Faults::new(1);
         let store = Arc::new(Counted {
             inner: FaultStore::new(Arc::new(MemoryStore::new()), faults.clone()),
@@ -67,7 +72,7 @@ impl Chunks {
         Self {
             store,
             faults,
-            reader: Arc::new(ChunkReader::new(wal, 1 << 20, read_ahead_bytes)),
+            reader: Arc::new(ChunkReader::new(wal, 1 << 20, piece_bytes, read_ahead_bytes)),
             written: 0,
         }
     }
@@ -351,4 +356,78 @@ async fn frames_in_front_of_a_missing_chunk_are_delivered() {
     chunks.store.delete(&Chunks::id(1).key()).await.unwrap();
     let first = chunks.frames(3).next().await.unwrap();
     assert_eq!(first.expect("chunk 0 is there")[0].header.first_seq, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_behind_the_tail_fetch_each_piece_once() {
+    let mut chunks = Chunks::keeping(16 << 20, 1 << 20);
+    for n in 0..4 {
+        let first = n * 8;
+        let frames = (first..first + 8).flat_map(|seq| [frame(OURS, seq, 100_000), frame(OTHER, seq, 10)]);
+        chunks.write(frames).await;
+    }
+    let (least, most) = (Duration::from_millis(10), Duration::from_millis(20));
+    chunks
+        .faults
+        .add(Rule::new(Fault::Delay { least, most }).op(Op::Get));
+    // From wherever they begin: the pieces are the same.
+    let readers = (0..200u64).map(|reader| {
+        let from = reader % 32;
+        let range = ChunkRange {
+            seek: Seek::SeqNum(from),
+            ..chunks.range(32)
+        };
+        let frames = chunks.reader.clone().frames(range).try_concat();
+        async move {
+            let frames = timeout(PATIENCE, frames)
+                .await
+                .expect("the read is stuck")
+                .unwrap();
+            let came: Vec<_> = frames.iter().map(|frame| frame.header.first_seq).collect();
+            assert_eq!(came, (from..32).collect::<Vec<_>>());
+        }
+    });
+    futures::future::join_all(readers).await;
+    let (_, pieces) = chunks.requests();
+    assert_eq!(pieces, 4, "one for each chunk");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_could_not_be_fetched_is_fetched_by_the_next() {
+    let mut chunks = Chunks::keeping(16 << 20, 1 << 20);
+    chunks.write([frame(OURS, 0, 10)]).await;
+    chunks.faults.cut(Cut::Refusing);
+    chunks.read(1).await.unwrap_err();
+    chunks.faults.heal();
+    assert_eq!(chunks.read(1).await.unwrap(), ours(0..1));
+}
+
+/// The first of those who wait does the work; another takes over when it goes away.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_goes_away_does_not_take_the_piece_from_the_others() {
+    let mut chunks = Chunks::keeping(16 << 20, 1 << 20);
+    chunks.write([frame(OURS, 0, 10)]).await;
+    chunks.read(1).await.unwrap();
+    chunks.reader.pieces.invalidate_all();
+    let gate = chunks
+        .faults
+        .stall(Rule::new(Fault::None).op(Op::Get).times(1), false);
+    let spawn = || tokio::spawn(chunks.frames(1).try_concat());
+    let (first, second) = (spawn(), spawn());
+    gate.reached(1).await;
+    first.abort();
+    assert!(first.await.is_err());
+    let second = timeout(PATIENCE, second).await.expect("it goes on").unwrap();
+    assert_eq!(second.unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_pieces_are_bounded() {
+    let mut chunks = Chunks::keeping(300_000, 1 << 20);
+    for n in 0..16 {
+        chunks.write([frame(OURS, n, 100_000)]).await;
+    }
+    assert_eq!(chunks.read(16).await.unwrap(), ours(0..16));
+    chunks.reader.pieces.run_pending_tasks().await;
+    assert!(chunks.reader.pieces.weighted_size() <= 300_000);
 }

@@ -184,6 +184,10 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE", env = "MILLRACE_FOOTER_CACHE_BYTES")]
     pub footer_cache_bytes: Option<ByteSize>,
 
+    /// Memory for parts of chunks that readers behind the tail fetched lately [default: 32MiB]
+    #[arg(long, value_name = "SIZE", env = "MILLRACE_CHUNK_CACHE_BYTES")]
+    pub chunk_cache_bytes: Option<ByteSize>,
+
     /// A channel moves its records from chunks into segments when it has so many bytes that are not there yet. It
     /// refuses appends at eight times as much, and a crash leaves at most that to replay [default: 32MiB]
     #[arg(long, value_name = "SIZE", env = "MILLRACE_FLUSH_BYTES")]
@@ -304,6 +308,7 @@ impl Settings {
             recent_bytes,
             read_ahead_bytes,
             footer_cache_bytes,
+            chunk_cache_bytes,
             flush_bytes,
             flush_interval,
             cache_bytes,
@@ -367,6 +372,7 @@ pub struct NodeConfig {
     pub recent_bytes: usize,
     pub read_ahead_bytes: usize,
     pub footer_cache_bytes: usize,
+    pub chunk_cache_bytes: usize,
     pub flush_bytes: usize,
     pub flush_interval: Duration,
     pub cache_bytes: usize,
@@ -444,6 +450,7 @@ impl NodeConfig {
             recent_bytes: bytes("recent-bytes", settings.recent_bytes, 64 * MIB, 0)?,
             read_ahead_bytes: bytes("read-ahead-bytes", settings.read_ahead_bytes, 64 * MIB, 4 * MIB)?,
             footer_cache_bytes: bytes("footer-cache-bytes", settings.footer_cache_bytes, 32 * MIB, MIB)?,
+            chunk_cache_bytes: bytes("chunk-cache-bytes", settings.chunk_cache_bytes, 32 * MIB, 0)?,
             flush_bytes: at_most(
                 "flush-bytes",
                 bytes("flush-bytes", settings.flush_bytes, flush.bytes, 1)?,

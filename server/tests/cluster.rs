@@ -14,6 +14,8 @@ mod cut_off;
 mod failover;
 #[path = "cluster/forwarding.rs"]
 mod forwarding;
+#[path = "cluster/pages.rs"]
+mod pages;
 #[path = "cluster/paused.rs"]
 mod paused;
 #[path = "../../jepsen/src/live/ports.rs"]

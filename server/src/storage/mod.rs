@@ -84,10 +84,11 @@ impl Storage {
             cache.clone(),
         );
         let (reaper, reaping) = Reaper::new(wal.clone(), config.reader_grace);
-        let (footers, ahead) = (config.footer_cache_bytes, config.read_ahead_bytes);
+        let (footers, pieces) = (config.footer_cache_bytes, config.chunk_cache_bytes);
+        let ahead = config.read_ahead_bytes;
         Ok(Self {
             gens,
-            chunks: Arc::new(ChunkReader::new(wal.clone(), footers, ahead)),
+            chunks: Arc::new(ChunkReader::new(wal.clone(), footers, pieces, ahead)),
             segments: Arc::new(SegmentReader::new(cache.clone(), ahead)),
             wal,
             flusher,

@@ -30,6 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// One node that runs.
 pub struct Running {
     pub frontend: Arc<Frontend>,
+    http: SocketAddr,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<Ended>,
 }
@@ -51,13 +52,19 @@ pub struct Place {
     cluster_addrs: Vec<SocketAddr>,
     forward_addr: SocketAddr,
     node: usize,
+    zone: String,
     world: World,
     faults: Faults,
 }
 
 impl Cell {
-    /// Starts three nodes at once; all of them serve when this returns.
+    /// Starts three nodes at once, each in a zone of its own; all of them serve when this returns.
     pub async fn start() -> Self {
+        Self::start_in(|node| format!("zone-{node}")).await
+    }
+
+    /// Starts three nodes at once, each in the zone that is said of it.
+    pub async fn start_in(zone: impl Fn(usize) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let ports = free_ports(6);
@@ -72,6 +79,7 @@ impl Cell {
                 cluster_addrs,
                 forward_addr,
                 node,
+                zone: zone(node),
                 world: World::new(node, wire.clone()),
                 faults: Faults::new(node as u64),
             }
@@ -96,6 +104,21 @@ impl Cell {
 
     pub fn node(&self, node: usize) -> &Arc<Frontend> {
         &self.nodes[node].as_ref().expect("the node runs").frontend
+    }
+
+    /// A counter, summed over the nodes that run.
+    pub async fn counted(&self, counter: &str) -> u64 {
+        let mut sum = 0;
+        for running in self.nodes.iter().flatten() {
+            let metrics = reqwest::get(format!("http://{}/metrics", running.http))
+                .await
+                .unwrap();
+            let metrics = metrics.text().await.unwrap();
+            let line = metrics.lines().find_map(|line| line.strip_prefix(counter));
+            let value = line.unwrap_or_else(|| panic!("{counter} is not among\n{metrics}"));
+            sum += value.trim().parse::<u64>().unwrap();
+        }
+        sum
     }
 
     pub async fn restart(&mut self, node: usize) {
@@ -185,7 +208,7 @@ impl Place {
             cluster_addr: Some(self.cluster_addrs[self.node]),
             forward_addr: Some(self.forward_addr),
             cluster_plain: Some(true),
-            zone: Some(format!("zone-{}", self.node)),
+            zone: Some(self.zone.clone()),
             election_timeout: Some(Duration::from_millis(1000)),
             data_dir: Some(self.path.join(format!("node-{}", self.node))),
             store: Some(format!("file://{}", self.path.join("store").display())),
@@ -203,11 +226,12 @@ impl Place {
         let env = self.world.env(Arc::new(Stored(self.faults.clone())));
         let started = tokio::time::timeout(PATIENCE, Node::start(config, env));
         let node = started.await.expect("a start in time").expect("the node starts");
-        let frontend = node.frontend().clone();
+        let (frontend, http) = (node.frontend().clone(), node.http_addr());
         let (stop, stopped) = oneshot::channel();
         let ended = tokio::spawn(node.run(async { drop(stopped.await) }));
         Running {
             frontend,
+            http,
             stop,
             ended,
         }

@@ -46,7 +46,7 @@ impl Asked {
         let end = message.first.checked_add(count);
         let end = end.filter(|end| u64::from(*end) <= object_len.div_ceil(PAGE_BYTES));
         let pages = message.first..end.ok_or(Malformed("pages behind the object"))?;
-        if pages.is_empty() || pages.len() > PAGES_PER_FETCH || object_len > SEGMENT_OBJECT_LEN_MAX as u64 {
+        if pages.is_empty() || pages.len() > PAGES_PER_FETCH || object_len > SEGMENT_OBJECT_LEN_MAX {
             return Err(Malformed("too many pages, or none"));
         }
         if message.bad.len() > pages.len() || message.bad.iter().any(|bad| !pages.contains(&bad.page)) {

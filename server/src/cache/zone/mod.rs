@@ -114,15 +114,15 @@ impl Zone {
     }
 
     /// The pages from the first of the nodes that answers; `None` if it is this one, or none.
-    async fn from_others(&self, asked: &Asked) -> Option<Result<Arc<[Bytes]>, PageError>> {
+    async fn ask_others(&self, asked: &Asked) -> Option<Result<Arc<[Bytes]>, PageError>> {
         let living = self.asking.neighbours.living();
         let here = self.asking.neighbours.here();
         let order = rendezvous::order(&living, Block::of(asked.object, asked.pages.start));
         let members = self.asking.members.known(&order);
-        let mut left = ASKED_MAX;
+        let (mut left, mut passed_over) = (ASKED_MAX, false);
         for ((node, member), has_room) in order.iter().zip(&members).zip(with_room(&members)) {
             if has_room && *node == here {
-                return None;
+                break;
             }
             if has_room && left > 0 {
                 left -= 1;
@@ -132,9 +132,10 @@ impl Zone {
                     Some(Answer::Busy | Answer::NotKept) | None => {}
                 }
             }
+            passed_over = true;
             count(&self.stats.zone_passed_over, 1);
         }
-        if !living.is_empty() {
+        if passed_over {
             count(&self.stats.zone_misses, asked.pages.len() as u64);
         }
         None
@@ -164,7 +165,7 @@ impl Source for Zone {
                 kept_only: false,
                 bad,
             };
-            if let Some(answer) = self.from_others(&asked).await {
+            if let Some(answer) = self.ask_others(&asked).await {
                 return answer;
             }
         }

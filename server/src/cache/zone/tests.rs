@@ -375,13 +375,13 @@ async fn a_node_with_too_much_to_do_is_passed_over() {
 #[tokio::test(start_paused = true)]
 async fn a_node_turns_away_what_is_more_than_it_answers_at_a_time() {
     let cell = Arc::new(Cell::new(&[A, B]).await);
-    let gate = cell.store.faults.stall(Rule::default(), false);
     let ours = |seq: &u64| rendezvous::order(&[A, B], Block::of(object_id(*seq), 0))[0] == B;
     let objects: Vec<_> = (2..).filter(ours).take(60).map(object_id).collect();
     let body = Payload::from(Bytes::from_static(b"body"));
     for object in &objects {
         cell.store.create(&object.to_string(), &body).await.unwrap();
     }
+    let gate = cell.store.faults.stall(Rule::default(), false);
     // Asked past the bound that askers keep to.
     let at = At {
         here: A,
