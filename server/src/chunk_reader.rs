@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::channel::log::{ChunkLog, LogPosition};
 use crate::channel::message::Seek;
+use crate::wals::Wals;
 
 /// What a piece costs in memory besides its bytes and frames, about.
 const PIECE_OVERHEAD: usize = 256;
@@ -62,7 +63,7 @@ pub enum ReadError {
 
 /// One per node.
 pub struct ChunkReader {
-    wal: Wal,
+    wals: Wals,
     footers: Cache<ChunkId, Arc<Footer>>,
     /// Frames that passed their checks.
     pieces: Cache<PieceKey, Fetched>,
@@ -102,7 +103,7 @@ struct Piece {
 impl ChunkReader {
     /// Keeps up to so many bytes of footers and of pieces, and has readers fetch so many ahead. The pieces that somebody
     /// reads at the moment come on top.
-    pub fn new(wal: Wal, footer_bytes: usize, piece_bytes: usize, read_ahead_bytes: usize) -> Self {
+    pub fn new(wals: Wals, footer_bytes: usize, piece_bytes: usize, read_ahead_bytes: usize) -> Self {
         let footers = Cache::builder()
             .weigher(|_, footer: &Arc<Footer>| {
                 u32::try_from(footer.entries.len() * size_of::<FooterEntry>() + 256).unwrap_or(u32::MAX)
@@ -118,7 +119,7 @@ impl ChunkReader {
             .max_capacity(piece_bytes as u64)
             .build();
         Self {
-            wal,
+            wals,
             footers,
             pieces,
             ahead: Arc::new(Semaphore::new(read_ahead_bytes)),
@@ -166,7 +167,8 @@ impl ChunkReader {
         if let Some(footer) = self.footers.get(&chunk).await {
             return Ok(footer);
         }
-        let footer = patiently(|| self.wal.footer(chunk))
+        let wal = self.wal(chunk)?;
+        let footer = patiently(|| wal.footer(chunk))
             .await?
             .ok_or(ReadError::Missing(chunk))?;
         self.footers.insert(chunk, footer.clone()).await;
@@ -181,8 +183,9 @@ impl ChunkReader {
             start: piece.start,
         };
         let fetch = async {
+            let wal = self.wal(piece.chunk)?;
             let entries = &piece.footer.entries[piece.entries.clone()];
-            let mut frames = patiently(|| self.wal.frames(piece.chunk, entries)).await?;
+            let mut frames = patiently(|| wal.frames(piece.chunk, entries)).await?;
             frames.retain(|frame| is_of(&frame.header, piece.of));
             Ok(Fetched {
                 frames: frames.into(),
@@ -194,6 +197,10 @@ impl ChunkReader {
             Ok(fetched) => Ok(fetched.frames),
             Err(error) => Err(ReadError::clone(&error)),
         }
+    }
+
+    fn wal(&self, chunk: ChunkId) -> Result<Wal, millrace_wal::ReadError> {
+        Ok(self.wals.of_channel(chunk.channel)?)
     }
 
     /// Room for a piece that is not needed at once, or `None`: then it is fetched when it is.

@@ -36,6 +36,7 @@ use crate::heart::Heart;
 use crate::lease::Lease;
 use crate::ownership::{Ownership, Parts, Wanted};
 use crate::peer::directory::Peers;
+use crate::zone_disk::serve::ZoneService;
 
 /// How long a node that is to stop tries to tell the leader so, before it gives its channels back all the same.
 const DEPARTURE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -87,6 +88,8 @@ pub struct Cluster {
     pub meta: Meta,
     /// What operators are answered with, beside metadata.
     pub admin: AdminSlot,
+    /// This node's disk, if it is a zone for the others.
+    pub disk: ZoneService,
     config: ClusterConfig,
     env: Env,
     slot: MemberSlot,
@@ -148,6 +151,7 @@ impl Cluster {
         Ok(Self {
             meta,
             admin,
+            disk: ZoneService::default(),
             config,
             env,
             slot,

@@ -86,6 +86,8 @@ pub struct FlushStart {
     pub log_index: u64,
     /// Of frames behind the checkpoint.
     pub bytes: u64,
+    /// Some of them are in zones that were replaced since: fewer copies are left than there should be.
+    pub at_once: bool,
 }
 
 pub struct Unflushed {
@@ -96,6 +98,8 @@ pub struct Unflushed {
     under_way: Option<UnderWay>,
     /// Durable since the last flush began.
     bytes: u64,
+    /// The next flush waits for nothing.
+    at_once: bool,
     /// Since when a flush has something to do.
     since: Option<Instant>,
     /// Streams with frames since the last flush began.
@@ -130,6 +134,7 @@ impl Unflushed {
             log_index: start.log_index,
             under_way: None,
             bytes: start.bytes,
+            at_once: start.at_once,
             since: None,
             streams,
             frames: Vec::new(),
@@ -176,7 +181,7 @@ impl Unflushed {
             return None;
         }
         let since = *self.since.get_or_insert(now);
-        match self.bytes >= self.limits.bytes {
+        match self.at_once || self.bytes >= self.limits.bytes {
             true => Some(since),
             false => Some(since + self.limits.interval),
         }
@@ -196,6 +201,7 @@ impl Unflushed {
             streams: cuts.iter().map(|cut| cut.stream).collect(),
         });
         self.since = None;
+        self.at_once = false;
         self.frames_bytes = 0;
         FlushPlan {
             seq: FlushSeq(self.seq.0 + 1),

@@ -354,7 +354,7 @@ fn read_at(file: &File, range: Range<u64>) -> io::Result<Bytes> {
     Ok(bytes.into())
 }
 
-fn create_dir_durably(path: &Path) -> io::Result<()> {
+pub(super) fn create_dir_durably(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -370,7 +370,7 @@ fn create_dir_durably(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-fn explain(what: &dyn std::fmt::Display, error: io::Error) -> StoreError {
+pub(super) fn explain(what: &dyn std::fmt::Display, error: io::Error) -> StoreError {
     let message = format!("{what}: {error}");
     match Errno::from_io_error(&error) {
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => StoreError::Denied(message),

@@ -4,6 +4,7 @@
 //! Everything a connection may hold is bounded: how many there are, how long a handshake or a request's head may
 //! take, how large heads and windows are.
 
+mod gather;
 mod http1;
 mod http2;
 mod sniff;
