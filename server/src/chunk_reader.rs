@@ -15,6 +15,7 @@ use millrace_wal::{ChunkId, Footer, FooterEntry, Frame, FrameHeader, FrameKind, 
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::channel::log::{ChunkLog, LogPosition};
 use crate::channel::message::Seek;
@@ -182,25 +183,36 @@ impl ChunkReader {
             of: piece.of,
             start: piece.start,
         };
-        let fetch = async {
-            let wal = self.wal(piece.chunk)?;
-            let entries = &piece.footer.entries[piece.entries.clone()];
-            let mut frames = patiently(|| wal.frames(piece.chunk, entries)).await?;
-            frames.retain(|frame| is_of(&frame.header, piece.of));
-            Ok(Fetched {
-                frames: frames.into(),
-                bytes: piece.end - piece.start,
-            })
-        };
-        let fetched: Result<Fetched, Arc<ReadError>> = self.pieces.try_get_with(key, fetch).await;
-        match fetched {
-            Ok(fetched) => Ok(fetched.frames),
-            Err(error) => Err(ReadError::clone(&error)),
+        if let Some(kept) = self.pieces.get(&key).await {
+            return Ok(kept.frames);
+        }
+        // In a task of its own it goes on while this reader is busy: others may wait for it.
+        let fetch = AbortOnDropHandle::new(tokio::spawn(async move {
+            self.pieces.try_get_with(key, self.fetch_anew(piece)).await
+        }));
+        match fetch.await {
+            Ok(Ok(fetched)) => Ok(fetched.frames),
+            Ok(Err(error)) => Err(ReadError::clone(&error)),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(millrace_wal::ReadError::Retry("shutting down".into()).into()),
+            },
         }
     }
 
     fn wal(&self, chunk: ChunkId) -> Result<Wal, millrace_wal::ReadError> {
         Ok(self.wals.of_channel(chunk.channel)?)
+    }
+
+    async fn fetch_anew(&self, piece: Piece) -> Result<Fetched, ReadError> {
+        let entries = &piece.footer.entries[piece.entries];
+        let wal = self.wal(piece.chunk)?;
+        let mut frames = patiently(|| wal.frames(piece.chunk, entries)).await?;
+        frames.retain(|frame| is_of(&frame.header, piece.of));
+        Ok(Fetched {
+            frames: frames.into(),
+            bytes: piece.end - piece.start,
+        })
     }
 
     /// Room for a piece that is not needed at once, or `None`: then it is fetched when it is.

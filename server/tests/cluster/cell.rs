@@ -52,7 +52,7 @@ pub struct Place {
     cluster_addrs: Vec<SocketAddr>,
     forward_addr: SocketAddr,
     node: usize,
-    zone: String,
+    change: fn(Settings) -> Settings,
     world: World,
     faults: Faults,
 }
@@ -60,11 +60,11 @@ pub struct Place {
 impl Cell {
     /// Starts three nodes at once, each in a zone of its own; all of them serve when this returns.
     pub async fn start() -> Self {
-        Self::start_in(|node| format!("zone-{node}")).await
+        Self::start_with(|settings| settings).await
     }
 
-    /// Starts three nodes at once, each in the zone that is said of it.
-    pub async fn start_in(zone: impl Fn(usize) -> String) -> Self {
+    /// The same with other settings.
+    pub async fn start_with(change: fn(Settings) -> Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let ports = free_ports(6);
@@ -79,7 +79,7 @@ impl Cell {
                 cluster_addrs,
                 forward_addr,
                 node,
-                zone: zone(node),
+                change,
                 world: World::new(node, wire.clone()),
                 faults: Faults::new(node as u64),
             }
@@ -208,7 +208,7 @@ impl Place {
             cluster_addr: Some(self.cluster_addrs[self.node]),
             forward_addr: Some(self.forward_addr),
             cluster_plain: Some(true),
-            zone: Some(self.zone.clone()),
+            zone: Some(format!("zone-{}", self.node)),
             election_timeout: Some(Duration::from_millis(1000)),
             data_dir: Some(self.path.join(format!("node-{}", self.node))),
             store: Some(format!("file://{}", self.path.join("store").display())),
@@ -222,7 +222,7 @@ impl Place {
             housekeeping_interval: Some(Duration::from_millis(500)),
             ..Settings::default()
         };
-        let config = NodeConfig::resolve(settings).expect("a valid configuration");
+        let config = NodeConfig::resolve((self.change)(settings)).expect("a valid configuration");
         let env = self.world.env(Arc::new(Stored(self.faults.clone())));
         let started = tokio::time::timeout(PATIENCE, Node::start(config, env));
         let node = started.await.expect("a start in time").expect("the node starts");
