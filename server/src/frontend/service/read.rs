@@ -4,6 +4,7 @@
 //! cut what comes to the request's limits; at the tail end, or wait there.
 
 use std::collections::VecDeque;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use millrace_api::name::{BasinName, StreamName};
 use millrace_api::position::StreamPosition;
 use millrace_api::read::{ReadRequest, ReadStart};
 use millrace_wal::Frame;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cut::{Cutter, Remaining, Taken, Wanted};
 use super::follow::Asked;
@@ -53,8 +54,15 @@ impl Frontend {
         request.limits.bytes = Some(bytes);
         request.wait = request.wait.map(|wait| wait.min(UNARY_WAIT_MAX));
         let mut session = self.read_session(basin, stream, request).await?;
+        let mut drained = pin!(self.drained());
         let mut all = RecordBatch::default();
-        while let Some(event) = session.next().await {
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = session.next() => event,
+                () = drained.as_mut() => return Err(ServiceError::draining()),
+            };
+            let Some(event) = event else { break };
             match event? {
                 ReadEvent::Batch(batch) => {
                     all.extend(batch);
@@ -164,6 +172,8 @@ pub struct ReadSession {
     /// When the session began to wait for the next record; `None` while it does not.
     silent_since: Option<Instant>,
     heartbeat_at: Instant,
+    /// Set for the next thing that time brings, or for something before it: it is not set anew for every batch.
+    alarm: Pin<Box<Sleep>>,
     ended: bool,
 }
 
@@ -172,7 +182,6 @@ enum Step {
     Stored(Option<Result<Vec<Frame>, Unread>>),
     Heartbeat,
     WaitOver,
-    Draining,
 }
 
 impl ReadSession {
@@ -201,6 +210,7 @@ impl ReadSession {
             search: None,
             silent_since: None,
             heartbeat_at: now + HEARTBEAT_MAX,
+            alarm: Box::pin(sleep_until(now + HEARTBEAT_MAX)),
             ended: false,
         }
     }
@@ -346,12 +356,6 @@ impl ReadSession {
                 }
                 Step::Heartbeat => return Ok(self.heartbeat()),
                 Step::WaitOver => return Ok(None),
-                Step::Draining => {
-                    return Err(ServiceError::new(
-                        ErrorCode::ServerDraining,
-                        "this node is stopping",
-                    ));
-                }
             }
         }
     }
@@ -388,6 +392,7 @@ impl ReadSession {
             .wait
             .filter(|_| self.live && self.stored.is_none())
             .map(|wait| *self.silent_since.get_or_insert_with(Instant::now) + wait);
+        let alarm_at = wait_over.map_or(self.heartbeat_at, |over| over.min(self.heartbeat_at));
         let progress = async {
             match (&mut self.stored, &mut self.asked) {
                 (Some(stored), _) => Step::Stored(stored.frames.next().await),
@@ -398,11 +403,10 @@ impl ReadSession {
         tokio::select! {
             biased;
             step = progress => step,
-            () = self.frontend.lifecycle.drained() => Step::Draining,
-            () = tokio::time::sleep_until(wait_over.unwrap_or(self.heartbeat_at)), if wait_over.is_some() => {
-                Step::WaitOver
-            }
-            () = tokio::time::sleep_until(self.heartbeat_at) => Step::Heartbeat,
+            () = sounded(self.alarm.as_mut(), alarm_at) => match wait_over {
+                Some(over) if over <= alarm_at => Step::WaitOver,
+                _ => Step::Heartbeat,
+            },
         }
     }
 
@@ -483,6 +487,20 @@ impl ReadSession {
         let spread_ms = (HEARTBEAT_MAX - HEARTBEAT_MIN).as_millis();
         let after_ms = (self.frontend.env.random_u128() % spread_ms) as u64;
         self.heartbeat_at = Instant::now() + HEARTBEAT_MIN + Duration::from_millis(after_ms);
+    }
+}
+
+/// Waits for the time. The alarm may be set for an earlier one: it is set anew when it has sounded.
+async fn sounded(mut alarm: Pin<&mut Sleep>, at: Instant) {
+    if alarm.deadline() > at {
+        alarm.as_mut().reset(at);
+    }
+    loop {
+        alarm.as_mut().await;
+        if alarm.deadline() >= at || Instant::now() >= at {
+            return;
+        }
+        alarm.as_mut().reset(at);
     }
 }
 
