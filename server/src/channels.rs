@@ -158,22 +158,14 @@ impl Channels {
 
     /// The channel that a dormant stream of the class is to be placed on: the less loaded of two that depend on the
     /// stream alone, so that concurrent first requests mostly choose the same. Channels of another class are taken
-    /// while the class has none of its own.
+    /// where the class has none of its own; where it has, and none of them has an owner, there is none to take.
     pub fn pick(&self, class: StorageClass, stream: StreamId) -> Result<Option<ChannelHandle>, StoreError> {
-        let served: Vec<_> = self
-            .shared
-            .meta
-            .state()
-            .channels()?
-            .into_iter()
-            .filter(|record| record.owner.is_some())
+        let all = self.shared.meta.state().channels()?;
+        let has_own = all.iter().any(|record| record.class == class);
+        let candidates: Vec<_> = all
+            .iter()
+            .filter(|record| record.owner.is_some() && (record.class == class || !has_own))
             .collect();
-        let own: Vec<_> = served.iter().filter(|record| record.class == class).collect();
-        let candidates = if own.is_empty() {
-            served.iter().collect()
-        } else {
-            own
-        };
         let count = candidates.len() as u128;
         if count == 0 {
             return Ok(None);

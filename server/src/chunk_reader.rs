@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::channel::log::{ChunkLog, LogPosition};
 use crate::channel::message::Seek;
+use crate::wals::Wals;
 
 /// Bytes that one request to a store asks for, unless a single frame is larger.
 const PIECE_BYTES: u64 = 1024 * 1024;
@@ -56,7 +57,7 @@ pub enum ReadError {
 
 /// One per node.
 pub struct ChunkReader {
-    wal: Wal,
+    wals: Wals,
     footers: Cache<ChunkId, Arc<Footer>>,
     /// Bytes that all readers together may hold beyond the piece that each of them takes next.
     ahead: Arc<Semaphore>,
@@ -75,7 +76,7 @@ struct Piece {
 }
 
 impl ChunkReader {
-    pub fn new(wal: Wal, footer_cache_bytes: usize, read_ahead_bytes: usize) -> Self {
+    pub fn new(wals: Wals, footer_cache_bytes: usize, read_ahead_bytes: usize) -> Self {
         let footers = Cache::builder()
             .weigher(|_, footer: &Arc<Footer>| {
                 u32::try_from(footer.entries.len() * size_of::<FooterEntry>() + 256).unwrap_or(u32::MAX)
@@ -83,7 +84,7 @@ impl ChunkReader {
             .max_capacity(footer_cache_bytes as u64)
             .build();
         Self {
-            wal,
+            wals,
             footers,
             ahead: Arc::new(Semaphore::new(read_ahead_bytes)),
         }
@@ -128,7 +129,8 @@ impl ChunkReader {
         if let Some(footer) = self.footers.get(&chunk).await {
             return Ok(footer);
         }
-        let footer = patiently(|| self.wal.footer(chunk))
+        let wal = self.wal(chunk)?;
+        let footer = patiently(|| wal.footer(chunk))
             .await?
             .ok_or(ReadError::Missing(chunk))?;
         self.footers.insert(chunk, footer.clone()).await;
@@ -137,9 +139,14 @@ impl ChunkReader {
 
     async fn fetch(self: Arc<Self>, piece: Piece) -> Result<Vec<Frame>, ReadError> {
         let entries = &piece.footer.entries[piece.entries];
-        let mut frames = patiently(|| self.wal.frames(piece.chunk, entries)).await?;
+        let wal = self.wal(piece.chunk)?;
+        let mut frames = patiently(|| wal.frames(piece.chunk, entries)).await?;
         frames.retain(|frame| is_of(&frame.header, piece.of));
         Ok(frames)
+    }
+
+    fn wal(&self, chunk: ChunkId) -> Result<Wal, millrace_wal::ReadError> {
+        Ok(self.wals.of_channel(chunk.channel)?)
     }
 
     /// Room for a piece that is not needed at once, or `None`: then it is fetched when it is.

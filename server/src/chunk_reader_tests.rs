@@ -67,7 +67,7 @@ impl Chunks {
         Self {
             store,
             faults,
-            reader: Arc::new(ChunkReader::new(wal, 1 << 20, read_ahead_bytes)),
+            reader: Arc::new(ChunkReader::new(Wals::only(wal), 1 << 20, read_ahead_bytes)),
             written: 0,
         }
     }

@@ -12,9 +12,11 @@ use serde::Deserialize;
 use crate::cluster::ClusterConfig;
 
 mod cluster;
+mod express;
 
 pub use self::cluster::NAME_DEFAULT as CLUSTER_NAME_DEFAULT;
 pub(crate) use self::cluster::{parse_peers, tls_files};
+pub use self::express::{ExpressConfig, ExpressZone};
 
 /// Every setting, each of them optional: one level of precedence.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -108,6 +110,21 @@ pub struct Settings {
     #[arg(long, value_name = "URL", env = "MILLRACE_STORE")]
     pub store: Option<String>,
 
+    /// The three zones that streams of class Express are written to, two of which must have a record before it is
+    /// acknowledged: URL,URL,URL, each as for --store, or disk://NODE for the disk of the node with that number. Their
+    /// order numbers the zones and is the same on every node. Without it such streams are written as Standard ones
+    #[arg(long, value_name = "URLS", env = "MILLRACE_EXPRESS")]
+    pub express: Option<String>,
+
+    /// The Express zone that this node reads from first: 1, 2 or 3 [default: its own disk, if that is a zone]
+    #[arg(long, value_name = "N", env = "MILLRACE_EXPRESS_NEAR", requires = "express")]
+    pub express_near: Option<usize>,
+
+    /// As --linger, for Express [default: 5ms]
+    #[arg(long, value_name = "DURATION", env = "MILLRACE_EXPRESS_LINGER", value_parser = humantime::parse_duration, requires = "express")]
+    #[serde(default, with = "humantime_serde::option")]
+    pub express_linger: Option<Duration>,
+
     /// Address of the HTTP API; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_HTTP_ADDR", value_parser = parse_addr)]
     #[serde(default, deserialize_with = "deserialize_addr")]
@@ -142,7 +159,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", env = "MILLRACE_CONNECTIONS_MAX")]
     pub connections_max: Option<usize>,
 
-    /// WAL writers on this node; each sequences the appends of many streams. Those that exist already are kept when
+    /// WAL writers on this node for each class of streams; each sequences the appends of many streams. Those that exist already are kept when
     /// the number is lowered [default: 1]
     #[arg(long, value_name = "N", env = "MILLRACE_CHANNELS")]
     pub channels: Option<u32>,
@@ -286,6 +303,9 @@ impl Settings {
             election_timeout,
             data_dir,
             store,
+            express,
+            express_near,
+            express_linger,
             http_addr,
             basin_domain,
             tls_cert,
@@ -351,6 +371,8 @@ pub struct NodeConfig {
     pub cluster: Option<ClusterConfig>,
     pub data_dir: PathBuf,
     pub store: String,
+    /// `None`: there are no Express channels.
+    pub express: Option<ExpressConfig>,
     pub http_addr: SocketAddr,
     pub basin_domain: Option<String>,
     pub tls: TlsConfig,
@@ -398,6 +420,7 @@ impl NodeConfig {
     pub fn resolve(settings: Settings) -> Result<Self, ConfigError> {
         const MIB: u64 = 1024 * 1024;
         let cluster = cluster::resolve(&settings)?;
+        let express = express::resolve(&settings, cluster.as_ref())?;
         let data_dir = settings.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into());
         let data_dir = std::path::absolute(&data_dir).map_err(|cause| ConfigError::Unreadable {
             path: data_dir.clone(),
@@ -457,6 +480,7 @@ impl NodeConfig {
             stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(10)),
             data_dir,
             store,
+            express,
         };
         Ok(config)
     }

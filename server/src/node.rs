@@ -1,6 +1,7 @@
 //! The one place where a node is wired: metadata, store, channels, frontend, listener, background work.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use millrace_raft::error::MetaError;
 use millrace_raft::group::{Meta, MetaOptions};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::service::AdminParts;
@@ -31,19 +33,27 @@ use crate::frontend::listener::Server;
 use crate::frontend::service::{Frontend, Lifecycle, ServiceLimits};
 use crate::init_file::{Declaration, InitError};
 use crate::lease::Lease;
-use crate::ownership::{Ownership, Parts, Trouble, Wanted};
+use crate::ownership::{ClassLimits, Ownership, Parts, Trouble, Wanted};
 use crate::peer::serve::{PeerParts, PeerService};
 use crate::storage::Storage;
 use crate::storage::caretaker::Caretaker;
-use crate::store::{self, StoreError};
 use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
+use crate::wals::Wals;
+use crate::zones::standard::{self, StoreError};
+use crate::zones::{self, zone_numbers};
 
 /// A channel that storage takes nothing of for this long is left to another node.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// A channel refuses appends when so many flushes' worth of bytes waits.
 const UNFLUSHED_FLUSHES_MAX: u64 = 4;
+
+/// A node that starts waits so long for its Express zones to show what they are, and serves without those that do not.
+const ZONES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A node that is alone waits so long for its Express channels before it serves without them.
+const EXPRESS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a node that is to stop waits for another to lead.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -141,25 +151,34 @@ impl Node {
         meta: Meta,
         cluster: Option<Cluster>,
     ) -> Result<Self, NodeError> {
-        let zone = store::open(&config.store, &meta, &env).await?;
+        let zone = standard::open(&config.store, &meta, &env).await?;
         let storage = Storage::new(zone, &config, &meta, &env)?;
         let node = config.cluster.as_ref().map_or(NODE, |cluster| cluster.node);
         let channels = Channels::new(node, meta.clone());
-        let limits = ChannelLimits {
+        let classes = 1 + usize::from(config.express.is_some());
+        let standard = ChannelLimits {
             chunk_bytes: config.chunk_bytes,
             linger: config.linger,
-            recent_bytes: config.recent_bytes / config.channels as usize,
+            recent_bytes: config.recent_bytes / (classes * config.channels as usize),
             flush: FlushLimits {
                 bytes: config.flush_bytes as u64,
                 interval: config.flush_interval,
                 unflushed_bytes_max: UNFLUSHED_FLUSHES_MAX * config.flush_bytes as u64,
             },
         };
+        let express = ChannelLimits {
+            linger: config
+                .express
+                .as_ref()
+                .map_or(config.linger, |express| express.linger),
+            ..standard.clone()
+        };
+        let limits = ClassLimits { standard, express };
         let parts = Parts {
             env: env.clone(),
             meta: meta.clone(),
-            wal: storage.wal.clone(),
-            gens: storage.gens.clone(),
+            wals: storage.wals.clone(),
+            express: storage.express.clone(),
             flusher: storage.flusher.clone(),
             reaper: storage.reaper.clone(),
             limits,
@@ -186,6 +205,10 @@ impl Node {
         let stop_tasks = CancellationToken::new();
         let stop_serving = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        if let Some(zones) = &storage.express {
+            zones.start(&mut tasks, &stop_serving);
+            zones.looked(ZONES_PATIENCE).await;
+        }
         let ownership = match &cluster {
             None => own_all(parts, &config, stop_channels.clone()).await?,
             Some(cluster) => {
@@ -208,7 +231,7 @@ impl Node {
         }
         let metrics = Metrics::new(Sources {
             channels: channels.clone(),
-            wal: storage.wal.clone(),
+            wals: storage.wals.clone(),
             cache: storage.cache.clone(),
             meta: meta.clone(),
             append_room: frontend.append_room(),
@@ -216,7 +239,7 @@ impl Node {
         let http = listen(&config, &env, &frontend, metrics).await?;
         storage.tend(node, channels, &config, (&meta, &env), &mut tasks, &stop_tasks);
         lifecycle.set_ready();
-        tracing::info!(http = %http.local_addr(), store = %store::redacted(&config.store), "serving");
+        tracing::info!(http = %http.local_addr(), store = %zones::redacted(&config.store), "serving");
         Ok(Self {
             _data_dir: data_dir,
             config,
@@ -321,23 +344,57 @@ async fn own_all(
     stop: CancellationToken,
 ) -> Result<JoinHandle<Result<(), Trouble>>, NodeError> {
     let incarnation = register(&parts.meta, &parts.env).await?;
-    let ids = create_channels(&parts.meta, config.channels).await?;
+    let (meta, wals) = (parts.meta.clone(), parts.wals.clone());
+    let asked = config.channels;
+    let ids = create_channels(&meta, StorageClass::Standard, asked).await?;
+    let express = express_channels(&meta, asked).await?;
     let channels = parts.channels.clone();
     let owner = Owner {
         node: NODE,
         incarnation,
     };
     let (wanted, wants) = watch::channel(Wanted {
-        channels: ids.clone(),
+        channels: ids.union(&express).copied().collect(),
     });
     let ownership = Ownership::new(parts, owner, wants, watch::Sender::default());
     let mut ownership = tokio::spawn(async move {
-        let _wanted = wanted;
-        ownership.run(stop).await
+        tokio::select! {
+            ended = ownership.run(stop) => ended,
+            never = want_express(&meta, &wals, asked, wanted) => match never {},
+        }
     });
     tokio::select! {
-        () = channels.wait_owned(&ids) => Ok(ownership),
-        ended = &mut ownership => Err(not_owned(ended)),
+        () = channels.wait_owned(&ids) => {}
+        ended = &mut ownership => return Err(not_owned(ended)),
+    }
+    if timeout(EXPRESS_PATIENCE, channels.wait_owned(&express))
+        .await
+        .is_err()
+    {
+        tracing::warn!("the Express zones do not answer: streams of that class wait until two of them do");
+    }
+    Ok(ownership)
+}
+
+/// Wants the Express channels, too, when there are zones for them.
+async fn want_express(meta: &Meta, wals: &Wals, asked: u32, wanted: watch::Sender<Wanted>) -> Infallible {
+    let mut changed = wals.changed();
+    loop {
+        match express_channels(meta, asked).await {
+            Ok(ids) => wanted.send_if_modified(|wanted| {
+                let before = wanted.channels.len();
+                wanted.channels.extend(ids);
+                wanted.channels.len() != before
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "the Express channels are not created yet");
+                sleep(ZONES_PATIENCE).await;
+                continue;
+            }
+        };
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 
@@ -434,15 +491,31 @@ async fn lock_patiently(path: &Path) -> Result<DataDir, DataDirError> {
     }
 }
 
-/// The channels that are asked for, and those that are there already: streams are on them.
-async fn create_channels(meta: &Meta, asked: u32) -> Result<BTreeSet<ChannelId>, MetaError> {
+/// Of those that are there, and of those that are asked for once their zones are registered.
+async fn express_channels(meta: &Meta, asked: u32) -> Result<BTreeSet<ChannelId>, MetaError> {
+    let registered = meta.state().zones()?;
+    let is_registered = |number| registered.iter().any(|zone| zone.zone == number);
+    let asked = match zone_numbers(StorageClass::Express).all(is_registered) {
+        true => asked,
+        false => 0,
+    };
+    create_channels(meta, StorageClass::Express, asked).await
+}
+
+/// The channels of the class that are asked for, and those that are there already: streams are on them.
+async fn create_channels(
+    meta: &Meta,
+    class: StorageClass,
+    asked: u32,
+) -> Result<BTreeSet<ChannelId>, MetaError> {
     let known = meta.state().channels()?;
-    let mut ids: BTreeSet<_> = known.into_iter().map(|channel| channel.channel).collect();
-    for channel in (1..=asked).map(ChannelId) {
-        if ids.insert(channel) {
-            let class = StorageClass::Standard;
-            meta.propose(CreateChannel { channel, class }).await?;
-        }
+    let last = known.iter().map(|channel| channel.channel.0).max().unwrap_or(0);
+    let own = known.iter().filter(|channel| channel.class == class);
+    let mut ids: BTreeSet<_> = own.map(|channel| channel.channel).collect();
+    let missing = asked.saturating_sub(ids.len() as u32);
+    for channel in (1..=missing).map(|more| ChannelId(last + more)) {
+        meta.propose(CreateChannel { channel, class }).await?;
+        ids.insert(channel);
     }
     Ok(ids)
 }

@@ -8,11 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use millrace_api::id::{ChannelId, ChunkSeq, Epoch, ZoneGen};
+use millrace_api::config::StorageClass;
+use millrace_api::id::{ChannelId, ChunkSeq, Epoch};
 use millrace_raft::command::{ReleaseChannels, ReleasedChannel};
+use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
 use millrace_raft::query::ChannelRecord;
-use millrace_wal::Wal;
+use millrace_raft::refused::Refused;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::channel::flushing::Flushing;
 use crate::channel::handle::ChannelHandle;
-use crate::channel::recovery::{self, Owner, RecoveryError};
+use crate::channel::recovery::{self, Owner, RecoveryError, TakenOver};
 use crate::channel::state::ChannelLimits;
 use crate::channel::task::{ChannelTask, Ended, Waiting};
 use crate::channels::{Channels, Owned};
@@ -29,6 +31,8 @@ use crate::env::Env;
 use crate::flusher::Flusher;
 use crate::lease::Lease;
 use crate::reaper::Reaper;
+use crate::wals::Wals;
+use crate::zones::express::ExpressZones;
 
 /// Before a take-over that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -42,17 +46,33 @@ const AVOID_FOR: Duration = Duration::from_secs(30);
 pub struct Parts {
     pub env: Env,
     pub meta: Meta,
-    pub wal: Wal,
-    pub gens: Vec<ZoneGen>,
+    pub wals: Wals,
+    pub express: Option<ExpressZones>,
     pub flusher: Flusher,
     pub reaper: Reaper,
-    pub limits: ChannelLimits,
+    pub limits: ClassLimits,
     pub idle_timeout: Duration,
     pub channels: Channels,
     pub lease: Lease,
     /// A channel that has made nothing durable for this long, with work waiting, is given up; `None` where there is
     /// nobody to give it to.
     pub stuck_after: Option<Duration>,
+}
+
+/// What channels of each class are bounded by.
+#[derive(Clone)]
+pub struct ClassLimits {
+    pub standard: ChannelLimits,
+    pub express: ChannelLimits,
+}
+
+impl ClassLimits {
+    fn of(&self, class: StorageClass) -> &ChannelLimits {
+        match class {
+            StorageClass::Standard => &self.standard,
+            StorageClass::Express => &self.express,
+        }
+    }
 }
 
 /// What the node is to own, in one of its lives.
@@ -177,7 +197,10 @@ impl Ownership {
                 self.release(vec![released(channel, epoch, sealed_end)]).await
             }
             Gone::Fenced(_, by) if alone => return Err(Trouble::Fenced { channel, by }),
-            Gone::Failed(cause) if alone => return Err(Trouble::Recovery { channel, cause }),
+            // Standard streams do not suffer for what the Express zones lack.
+            Gone::Failed(cause) if alone && !self.is_express(channel) => {
+                return Err(Trouble::Recovery { channel, cause });
+            }
             Gone::Fenced(epoch, by) => {
                 tracing::info!(%channel, %epoch, by, "gave up a channel that another node writes");
                 self.avoid(channel, RETRY_PAUSE);
@@ -195,12 +218,20 @@ impl Ownership {
                 self.avoid(channel, AVOID_FOR);
                 self.release(vec![released(channel, epoch, None)]).await;
             }
+            Gone::Failed(error @ RecoveryError::NoWal(_)) => {
+                tracing::error!(%channel, %error, "the channel cannot be taken over here");
+                self.avoid(channel, AVOID_FOR);
+            }
             Gone::Failed(error) => {
                 tracing::warn!(%channel, %error, "did not take the channel over");
                 self.avoid(channel, RETRY_PAUSE);
             }
         }
         Ok(())
+    }
+
+    fn is_express(&self, channel: ChannelId) -> bool {
+        self.parts.wals.class(channel) == Ok(StorageClass::Express)
     }
 
     fn avoid(&mut self, channel: ChannelId, wait: Duration) {
@@ -299,17 +330,8 @@ fn released(channel: ChannelId, epoch: Epoch, sealed_end: Option<ChunkSeq>) -> R
 
 /// Takes the channel over and serves it until it is told to stop or cannot go on.
 async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: CancellationToken) -> Gone {
-    let taken = recovery::take_over(
-        channel,
-        owner,
-        parts.gens.clone(),
-        parts.limits.clone(),
-        &parts.env,
-        &parts.meta,
-        &parts.wal,
-    );
     let taken = tokio::select! {
-        taken = taken => match taken {
+        taken = take_over(&parts, owner, channel) => match taken {
             Ok(taken) => taken,
             Err(error) => return Gone::Failed(error),
         },
@@ -333,7 +355,7 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
         written: taken.written,
         requests,
         idle_timeout: parts.idle_timeout,
-        stop,
+        stop: stop.clone(),
         stats: stats.clone(),
         waiting: Waiting::default(),
         lease: parts.lease.clone(),
@@ -344,7 +366,18 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
     task.flushing.release_before(taken.checkpoint);
     task.close_leftovers(taken.deleting);
     parts.channels.insert(Owned { epoch, handle, stats });
-    let ended = task.run().await;
+    let ended = {
+        let (run, replaced) = (task.run(), zones_replaced(&parts, channel, epoch));
+        tokio::pin!(run);
+        tokio::select! {
+            ended = &mut run => ended,
+            () = replaced => {
+                tracing::info!(%channel, %epoch, "a zone was replaced: the channel begins a new epoch");
+                stop.cancel();
+                run.await
+            }
+        }
+    };
     parts.channels.remove(channel, epoch);
     match ended {
         Ended::Stopped { sealed_end } => Gone::Stopped(epoch, sealed_end),
@@ -352,6 +385,58 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
         Ended::Replaced(later) => Gone::Fenced(epoch, format!("epoch {later}")),
         Ended::Stuck => Gone::Stuck(epoch),
         Ended::Unflushable(why) => Gone::Unflushable(epoch, why),
+    }
+}
+
+/// Takes the channel over, from the start again when its zones change under way.
+async fn take_over(parts: &Parts, owner: Owner, channel: ChannelId) -> Result<TakenOver, RecoveryError> {
+    let class = parts.wals.class(channel)?;
+    loop {
+        let mut changed = parts.wals.changed();
+        if let Some(zones) = parts.express.as_ref().filter(|_| class == StorageClass::Express) {
+            zones.confirm().await;
+        }
+        let wal = parts.wals.of_channel(channel)?;
+        let taken = recovery::take_over(
+            channel,
+            owner,
+            wal.gens(),
+            parts.limits.of(class).clone(),
+            &parts.env,
+            &parts.meta,
+            &wal,
+        );
+        tokio::select! {
+            taken = taken => match taken {
+                // Refused under zones that metadata do not have any more: this node hears of it in a moment.
+                Err(RecoveryError::Meta(MetaError::Refused(Refused::Invalid(why)))) => {
+                    tracing::info!(%channel, why, "the channel's zones may have changed");
+                    if timeout(RETRY_PAUSE, changed.changed()).await.is_err() {
+                        return Err(MetaError::Refused(Refused::Invalid(why)).into());
+                    }
+                }
+                taken => return taken,
+            },
+            Ok(()) = changed.changed() => {}
+        }
+    }
+}
+
+/// Resolves when new epochs of the channel are written under other zones than this one.
+async fn zones_replaced(parts: &Parts, channel: ChannelId, epoch: Epoch) {
+    let mut changed = parts.wals.changed();
+    loop {
+        let record = parts.meta.state().channel(channel).ok().flatten();
+        let now = parts.wals.of_channel(channel).map(|wal| wal.gens());
+        if let (Some(record), Ok(now)) = (record, now)
+            && record.epoch == epoch
+            && record.gens != now
+        {
+            return;
+        }
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
 use millrace_api::config::StorageClass;
-use millrace_api::id::{Incarnation, NodeId};
+use millrace_api::id::{Incarnation, NodeId, ZoneGen};
 use millrace_raft::command::{AssignChannel, CreateChannel, RegisterNode, RegisterZone};
 use millrace_raft::group::MetaOptions;
-use millrace_wal::{MemoryStore, WalOptions, Zone};
+use millrace_wal::{MemoryStore, Wal, WalOptions, Zone};
 use tempfile::TempDir;
 
 use super::*;
@@ -23,7 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A group in which two nodes live, and channels without owner.
 async fn group(dir: &TempDir) -> Meta {
     let meta = Meta::open(MetaOptions::new(dir.path(), NODE)).await.unwrap();
-    let zone = RegisterZone { zone: 0, gen_id: GEN };
+    let zone = RegisterZone {
+        zone: 0,
+        gen_id: GEN,
+        replaces: None,
+    };
     meta.propose(zone).await.unwrap();
     for node in [NODE, OTHER_NODE] {
         let born = RegisterNode {
@@ -65,18 +69,23 @@ fn ownership(meta: &Meta, stuck_after: Option<Duration>) -> (Ownership, watch::S
     let zone = Zone::new(store.clone(), GEN);
     let wal = Wal::new(vec![zone], 1, WalOptions::default()).unwrap();
     let cache = PageCache::new(store.clone(), &PageCacheOptions::default());
+    let wals = Wals::only(wal);
+    let limits = ChannelLimits {
+        chunk_bytes: 1 << 20,
+        linger: Duration::ZERO,
+        recent_bytes: 1 << 20,
+        flush: FlushLimits::default(),
+    };
     let parts = Parts {
         env: Env::system(),
         meta: meta.clone(),
-        flusher: Flusher::new(Env::system(), meta.clone(), wal.clone(), store, cache),
-        reaper: Reaper::new(wal.clone(), Duration::ZERO).0,
-        wal,
-        gens: vec![GEN],
-        limits: ChannelLimits {
-            chunk_bytes: 1 << 20,
-            linger: Duration::ZERO,
-            recent_bytes: 1 << 20,
-            flush: FlushLimits::default(),
+        flusher: Flusher::new(Env::system(), meta.clone(), wals.clone(), store, cache),
+        reaper: Reaper::new(wals.clone(), Duration::ZERO).0,
+        wals,
+        express: None,
+        limits: ClassLimits {
+            standard: limits.clone(),
+            express: limits,
         },
         idle_timeout: Duration::from_secs(1),
         channels: Channels::new(NODE, meta.clone()),

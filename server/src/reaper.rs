@@ -3,16 +3,20 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use millrace_api::id::ChannelId;
 use millrace_wal::{ChunkId, StoreError, Wal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::sleep_until;
+use crate::wals::Wals;
 
 /// Chunks that are deleted in one step.
 const STEP: usize = 256;
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Attempts at deleting from several zones. What one of them keeps, because it does not answer, the sweeper finds.
+const ATTEMPTS_AT_SEVERAL: u32 = 2;
 
 /// A way to the reaper. What is not deleted before the node ends is found by whoever takes the channel over.
 #[derive(Clone)]
@@ -29,18 +33,27 @@ enum What {
     Before(ChunkId),
 }
 
+impl What {
+    fn channel(&self) -> Option<ChannelId> {
+        match self {
+            Self::Chunks(chunks) => chunks.first().map(|chunk| chunk.channel),
+            Self::Before(checkpoint) => Some(checkpoint.channel),
+        }
+    }
+}
+
 /// Carries out what its [`Reaper`]s were told, in order.
 pub struct Reaping {
-    wal: Wal,
+    wals: Wals,
     grace: Duration,
     told: mpsc::UnboundedReceiver<Due>,
 }
 
 impl Reaper {
     /// Readers have `grace` to finish what they began.
-    pub fn new(wal: Wal, grace: Duration) -> (Self, Reaping) {
+    pub fn new(wals: Wals, grace: Duration) -> (Self, Reaping) {
         let (reaper, told) = mpsc::unbounded_channel();
-        (Self(reaper), Reaping { wal, grace, told })
+        (Self(reaper), Reaping { wals, grace, told })
     }
 
     /// Metadata do not point to these chunks any more.
@@ -86,31 +99,48 @@ impl Reaping {
     }
 
     async fn reap(&self, what: What) {
-        let done = async || match &what {
-            What::Chunks(chunks) => self.delete(chunks).await,
-            What::Before(checkpoint) => self.delete_before(*checkpoint).await,
-        };
-        while let Err(error) = done().await {
-            tracing::info!(%error, "chunks that are in segments could not be deleted yet");
+        let Some(channel) = what.channel() else { return };
+        let mut attempt = 0;
+        loop {
+            let (zones, error) = match self.wals.of_channel(channel) {
+                Ok(wal) => match self.delete_from(&wal, &what).await {
+                    Ok(()) => return,
+                    Err(error) => (wal.gens().len(), error.to_string()),
+                },
+                Err(error) => (0, error.to_string()),
+            };
+            attempt += 1;
+            if zones > 1 && attempt == ATTEMPTS_AT_SEVERAL {
+                tracing::info!(%channel, error, "chunks that are in segments are left to the sweeper in a zone");
+                return;
+            }
+            tracing::info!(%channel, error, "chunks that are in segments could not be deleted yet");
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
-    async fn delete(&self, chunks: &[ChunkId]) -> Result<(), StoreError> {
-        for step in chunks.chunks(STEP) {
-            self.wal.delete(step).await?;
+    async fn delete_from(&self, wal: &Wal, what: &What) -> Result<(), StoreError> {
+        match what {
+            What::Chunks(chunks) => {
+                let mut deleted = Ok(());
+                // A zone that does not answer is no reason to leave the rest in the others.
+                for step in chunks.chunks(STEP) {
+                    deleted = deleted.and(wal.delete(step).await);
+                }
+                deleted
+            }
+            What::Before(checkpoint) => self.delete_before(wal, *checkpoint).await,
         }
-        Ok(())
     }
 
     /// Slots below the checkpoint are chunks: what ended the epoch, if it ended, stands behind.
-    async fn delete_before(&self, checkpoint: ChunkId) -> Result<(), StoreError> {
+    async fn delete_before(&self, wal: &Wal, checkpoint: ChunkId) -> Result<(), StoreError> {
         loop {
-            let left = self.wal.objects_before(checkpoint, STEP).await?;
+            let left = wal.objects_before(checkpoint, STEP).await?;
             if left.is_empty() {
                 return Ok(());
             }
-            self.wal.delete(&left).await?;
+            wal.delete(&left).await?;
         }
     }
 }

@@ -6,6 +6,8 @@ mod channels;
 mod deletion;
 #[path = "in_process/dying.rs"]
 mod dying;
+#[path = "in_process/express.rs"]
+mod express;
 #[path = "in_process/fixture.rs"]
 mod fixture;
 #[path = "in_process/live_read.rs"]
@@ -18,3 +20,5 @@ mod segments;
 mod stored;
 #[path = "in_process/writers.rs"]
 mod writers;
+#[path = "support/zones.rs"]
+mod zones;

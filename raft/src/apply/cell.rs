@@ -15,6 +15,9 @@ use crate::state::txn::Txn;
 /// Bytes of a node's zone and of its address.
 const NODE_TEXT_MAX: usize = 256;
 
+/// Zones of a cell.
+const ZONES_MAX: usize = 64;
+
 /// Ended incarnations that are remembered per node, to refuse a registration that comes late.
 const FORMER_MAX: usize = 64;
 
@@ -28,9 +31,21 @@ pub fn init(txn: &mut Txn<'_>, c: &InitCell) -> Outcome<Response> {
 }
 
 pub fn register_zone(txn: &mut Txn<'_>, c: &RegisterZone) -> Outcome<Response> {
-    match txn.row::<Zones>(&c.zone)? {
+    let zones = txn.rows::<Zones>(&[], None, ZONES_MAX)?;
+    if let Some((other, _)) = zones
+        .iter()
+        .find(|(zone, gen_id)| *zone != c.zone && *gen_id == c.gen_id)
+    {
+        return Err(Refused::Invalid(format!("gen {} is that of zone {other}", c.gen_id)).into());
+    }
+    let registered = zones.iter().find(|(zone, _)| *zone == c.zone);
+    match registered.map(|(_, gen_id)| *gen_id) {
+        None if zones.len() >= ZONES_MAX => {
+            return Err(Refused::Invalid(format!("a cell has at most {ZONES_MAX} zones")).into());
+        }
         None => txn.write::<Zones>(&c.zone, &c.gen_id),
         Some(registered) if registered == c.gen_id => {}
+        Some(registered) if c.replaces == Some(registered) => txn.write::<Zones>(&c.zone, &c.gen_id),
         Some(registered) => {
             return Err(Refused::ZoneRegistered {
                 zone: c.zone,

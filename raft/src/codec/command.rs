@@ -30,6 +30,7 @@ fn encode_kind(command: &Command) -> Kind {
         Command::RegisterZone(c) => Kind::RegisterZone(pb::RegisterZone {
             zone: c.zone,
             r#gen: id_bytes(c.gen_id.0),
+            replaces: c.replaces.map(|replaced| id_bytes(replaced.0)),
         }),
         Command::RegisterNode(c) => Kind::RegisterNode(pb::RegisterNode {
             node: c.node.0,
@@ -183,6 +184,10 @@ pub fn decode(command: pb::Command) -> Result<Command, DecodeError> {
         Kind::RegisterZone(c) => RegisterZone {
             zone: c.zone,
             gen_id: ZoneGen(id(&c.r#gen, "zone gen")?),
+            replaces: match c.replaces {
+                Some(replaced) => Some(ZoneGen(id(&replaced, "replaced zone gen")?)),
+                None => None,
+            },
         }
         .into(),
         Kind::RegisterNode(c) => RegisterNode {

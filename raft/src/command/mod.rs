@@ -36,11 +36,13 @@ macro_rules! commands {
                 match self { $(Command::$name(_) => stringify!($name)),* }
             }
 
-            /// Whether it may change which channels there are, who owns them, or whether they serve.
+            /// Whether it may change which channels there are, who owns them, whether they serve, or under which zones
+            /// they are written.
             pub fn concerns_channels(&self) -> bool {
                 matches!(
                     self,
-                    Command::RegisterNode(_)
+                    Command::RegisterZone(_)
+                        | Command::RegisterNode(_)
                         | Command::ExpireNode(_)
                         | Command::CreateChannel(_)
                         | Command::AssignChannel(_)
@@ -124,12 +126,15 @@ pub struct InitCell {
     pub cell_id: u128,
 }
 
-/// Registers the life of a zone store. Refused with the registered one if that is another: a zone is replaced
-/// deliberately, never by mistake.
+/// Registers the life of a zone store. Refused with the registered one if that is another, unless it is the one that
+/// this replaces: a zone is replaced deliberately, never by mistake. A life that is registered for another zone is
+/// refused, too: one store cannot be two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisterZone {
     pub zone: u32,
     pub gen_id: ZoneGen,
+    /// The registered life that ends with this: epochs that were written under it are not written to the new one.
+    pub replaces: Option<ZoneGen>,
 }
 
 /// A process begins its life as `node`. The same incarnation again updates zone and address. An incarnation that was

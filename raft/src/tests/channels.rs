@@ -41,11 +41,13 @@ fn a_cell_is_initialised_once() {
 #[test]
 fn a_zone_keeps_its_registered_gen() {
     let mut model = Model::with_channel();
-    model.ok(RegisterZone { zone: 0, gen_id: GEN });
-    let other = model.refused(RegisterZone {
-        zone: 0,
-        gen_id: ZoneGen(9),
-    });
+    let zone = |zone, gen_id, replaces| RegisterZone {
+        zone,
+        gen_id,
+        replaces,
+    };
+    model.ok(zone(0, GEN, None));
+    let other = model.refused(zone(0, ZoneGen(9), None));
     assert_eq!(
         other,
         Refused::ZoneRegistered {
@@ -53,6 +55,30 @@ fn a_zone_keeps_its_registered_gen() {
             registered: GEN
         }
     );
+    let stale = model.refused(zone(0, ZoneGen(9), Some(ZoneGen(8))));
+    assert!(matches!(stale, Refused::ZoneRegistered { .. }), "{stale:?}");
+    model.ok(zone(0, ZoneGen(9), Some(GEN)));
+    // The answer was lost, and it is asked again.
+    model.ok(zone(0, ZoneGen(9), Some(GEN)));
+    let twice = model.refused(zone(1, ZoneGen(9), None));
+    assert!(
+        matches!(twice, Refused::Invalid(_)),
+        "one store is not two zones: {twice:?}"
+    );
+}
+
+#[test]
+fn no_epoch_begins_under_a_zone_that_was_replaced() {
+    let mut model = Model::with_channel();
+    let replace = RegisterZone {
+        zone: 0,
+        gen_id: ZoneGen(9),
+        replaces: Some(GEN),
+    };
+    model.ok(replace);
+    model.ok(expire(1, 1));
+    model.ok(register(2, 2));
+    assert!(matches!(model.refused(assign(2, 2)), Refused::Invalid(_)));
 }
 
 #[test]

@@ -178,7 +178,11 @@ impl Model {
     pub fn with_channel() -> Self {
         let mut model = Self::default();
         model.ok(create_basin(BasinConfig::default()));
-        model.ok(RegisterZone { zone: 0, gen_id: GEN });
+        model.ok(RegisterZone {
+            zone: 0,
+            gen_id: GEN,
+            replaces: None,
+        });
         model.ok(register(1, 1));
         model.ok(CreateChannel {
             channel: CHANNEL,

@@ -138,7 +138,7 @@ fn owning() -> BoxedStrategy<Command> {
     let epoch = (1u64..6).prop_map(Epoch);
     let owner = (1u64..3, 1u128..4).prop_map(|(node, n)| (NodeId(node), Incarnation(n)));
     prop_oneof![
-        1 => (0u32..2, 1u128..3).prop_map(|(zone, g)| RegisterZone { zone, gen_id: ZoneGen(g) }.into()),
+        1 => (0u32..2, 1u128..3).prop_map(|(zone, g)| RegisterZone { zone, gen_id: ZoneGen(g), replaces: None }.into()),
         1 => (1u128..3).prop_map(|cell_id| InitCell { cell_id }.into()),
         4 => (owner.clone(), any::<bool>()).prop_map(|((node, incarnation), proves_old_dead)| {
             RegisterNode {
@@ -206,6 +206,7 @@ pub fn commands(count: usize) -> BoxedStrategy<Vec<Command>> {
             RegisterZone {
                 zone: 0,
                 gen_id: ZoneGen(1),
+                replaces: None,
             }
             .into(),
         ];

@@ -78,6 +78,8 @@ pub struct FlushStart {
     pub log_index: u64,
     /// Of frames behind the checkpoint.
     pub bytes: u64,
+    /// Some of them are in zones that were replaced since: fewer copies are left than there should be.
+    pub at_once: bool,
 }
 
 pub struct Unflushed {
@@ -88,6 +90,8 @@ pub struct Unflushed {
     under_way: Option<UnderWay>,
     /// Durable since the last flush began.
     bytes: u64,
+    /// The next flush waits for nothing.
+    at_once: bool,
     /// Since when a flush has something to do.
     since: Option<Instant>,
     /// Streams with frames since the last flush began.
@@ -122,6 +126,7 @@ impl Unflushed {
             log_index: start.log_index,
             under_way: None,
             bytes: start.bytes,
+            at_once: start.at_once,
             since: None,
             streams,
             frames: Vec::new(),
@@ -168,7 +173,7 @@ impl Unflushed {
             return None;
         }
         let since = *self.since.get_or_insert(now);
-        match self.bytes >= self.limits.bytes {
+        match self.at_once || self.bytes >= self.limits.bytes {
             true => Some(since),
             false => Some(since + self.limits.interval),
         }
@@ -188,6 +193,7 @@ impl Unflushed {
             streams: cuts.iter().map(|cut| cut.stream).collect(),
         });
         self.since = None;
+        self.at_once = false;
         self.frames_bytes = 0;
         FlushPlan {
             seq: FlushSeq(self.seq.0 + 1),

@@ -34,6 +34,7 @@ use super::streamlet::{Streamlet, StreamletStart};
 use super::writer_table::WriterTable;
 use super::writers::{Sequenced, Writers};
 use crate::env::Env;
+use crate::wals::NoWal;
 
 /// Frames with commands that are read at a time.
 const COMMAND_READS: usize = 32;
@@ -68,6 +69,8 @@ pub enum RecoveryError {
     Meta(#[from] MetaError),
     #[error(transparent)]
     Wal(#[from] millrace_wal::RecoveryError),
+    #[error(transparent)]
+    NoWal(#[from] NoWal),
     #[error("reading a command back: {0}")]
     Read(#[from] millrace_wal::ReadError),
     #[error(
@@ -132,6 +135,7 @@ pub async fn take_over(
             seq: record.flush_seq,
             log_index,
             bytes: fold.bytes,
+            at_once: record.epochs.iter().any(|(_, state)| state.gens != record.gens),
         };
         let (streams, deleting) = fold.finish();
         let state = ChannelState::new(epoch, writer.next_slot(), log, streams, flush, limits);

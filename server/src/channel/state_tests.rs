@@ -37,6 +37,7 @@ impl Channel {
     fn with_limits(limits: ChannelLimits) -> Self {
         let log = ChunkLog::new(ChannelId(1), [], Epoch(1));
         let flush = FlushStart {
+            at_once: false,
             checkpoint: LogPosition {
                 epoch: Epoch(1),
                 slot: ChunkSeq(0),

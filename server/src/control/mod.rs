@@ -27,11 +27,15 @@ use self::leases::{LeaseTiming, Leases, Life};
 use self::placement::{Candidate, Placement, place};
 use crate::peer::pb::{self, heartbeat_response::Answer};
 use crate::peer::serve::Heartbeats;
+use crate::zones::zone_numbers;
 
 /// Channels are looked at this often in the time of a lease.
 const TICKS_PER_TTL: u32 = 6;
 /// A node that was not heard for so many intervals is given no channel.
 const HEARTBEATS_MISSED_MAX: u32 = 3;
+
+/// Classes of channels.
+const CLASSES: [StorageClass; 2] = [StorageClass::Standard, StorageClass::Express];
 
 /// Runs on every node; acts on the one that leads.
 #[derive(Clone)]
@@ -191,17 +195,24 @@ impl Control {
     ) -> Result<(), MetaError> {
         let living = nodes.iter().filter(|node| !node.expired).count();
         let wanted = living.saturating_mul(self.shared.channels_per_node as usize);
-        let last = channels
+        let mut last = channels
             .iter()
             .map(|channel| channel.channel.0)
             .max()
             .unwrap_or(0);
-        for more in 1..=wanted.saturating_sub(channels.len()) as u32 {
-            let command = CreateChannel {
-                channel: ChannelId(last + more),
-                class: StorageClass::Standard,
-            };
-            self.shared.meta.propose(command).await?;
+        let zones = self.shared.meta.state().zones()?;
+        for class in CLASSES {
+            // A class is there when every zone of it was reached once.
+            let registered = |number| zones.iter().any(|zone| zone.zone == number);
+            if !zone_numbers(class).all(registered) {
+                continue;
+            }
+            let there = channels.iter().filter(|channel| channel.class == class).count();
+            for _ in there..wanted {
+                last += 1;
+                let channel = ChannelId(last);
+                self.shared.meta.propose(CreateChannel { channel, class }).await?;
+            }
         }
         Ok(())
     }
@@ -215,7 +226,7 @@ impl Control {
         let now = Instant::now();
         let patience = self.heartbeat_interval() * HEARTBEATS_MISSED_MAX;
         let spoke = |report: &&Report| now.duration_since(report.at) < patience;
-        let mut candidates = Vec::new();
+        let mut all = Vec::new();
         let mut unheard = 0;
         for node in &nodes {
             if node.expired
@@ -225,7 +236,7 @@ impl Control {
                 continue;
             }
             match term.reports.get(&node.node).filter(spoke) {
-                Some(report) if !report.draining => candidates.push(Candidate {
+                Some(report) if !report.draining => all.push(Candidate {
                     node: node.node,
                     zone: node.zone.clone(),
                     avoid: report.avoid.clone(),
@@ -236,15 +247,32 @@ impl Control {
         }
         // Those that a new leader has not heard yet are left their share.
         let early = now.duration_since(term.since) < patience;
-        let share_max = match early && unheard > 0 {
-            true => channels.len().div_ceil(candidates.len() + unheard),
+        let share_of = |count: usize| match early && unheard > 0 {
+            true => count.div_ceil(all.len() + unheard),
             false => usize::MAX,
         };
-        let owners: Vec<_> = channels
-            .iter()
-            .map(|channel| (channel.channel, channel.owner.map(|owner| owner.node)))
-            .collect();
-        term.placement = place(&candidates, &owners, &term.placement, share_max);
+        // Each class by itself: a node that cannot reach the zones of one may well serve the other.
+        let mut placement = Placement::new();
+        for class in CLASSES {
+            let of_class = channels.iter().filter(|channel| channel.class == class);
+            let owners: Vec<_> = of_class
+                .map(|channel| (channel.channel, channel.owner.map(|owner| owner.node)))
+                .collect();
+            let is_of_class = |channel: &ChannelId| owners.iter().any(|(of_class, _)| of_class == channel);
+            let mut candidates = all.clone();
+            for candidate in &mut candidates {
+                candidate.avoid.retain(is_of_class);
+            }
+            let before: Placement = term
+                .placement
+                .iter()
+                .map(|(node, wanted)| (*node, wanted.iter().copied().filter(is_of_class).collect()))
+                .collect();
+            for (node, wanted) in place(&candidates, &owners, &before, share_of(owners.len())) {
+                placement.entry(node).or_default().extend(wanted);
+            }
+        }
+        term.placement = placement;
         term.placed_at = placed_at;
         Ok(())
     }

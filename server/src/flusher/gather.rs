@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use millrace_api::id::{ChannelId, StreamId};
-use millrace_wal::{ChunkId, Frame, FrameKind, Wal};
+use millrace_wal::{ChunkId, Frame, FrameKind};
 
 use crate::channel::flush::{FlushPlan, StreamCut};
+use crate::wals::Wals;
 
 /// Chunks that are read at a time.
 const READS: usize = 8;
@@ -46,7 +47,7 @@ impl Records {
 }
 
 /// Waits for a store that does not answer, however long: what is durable is never left out of a flush.
-pub async fn records(wal: &Wal, channel: ChannelId, plan: &mut FlushPlan) -> Records {
+pub async fn records(wals: &Wals, channel: ChannelId, plan: &mut FlushPlan) -> Records {
     let cuts = std::mem::take(&mut plan.streams);
     let mut by_stream: HashMap<StreamId, StreamRecords> = cuts
         .into_iter()
@@ -57,7 +58,7 @@ pub async fn records(wal: &Wal, channel: ChannelId, plan: &mut FlushPlan) -> Rec
         .collect();
     let chunks = plan.log.chunks(plan.from, plan.buffered_from);
     let mut read = stream::iter(chunks)
-        .map(|chunk| frames_of(wal, chunk))
+        .map(|chunk| frames_of(wals, chunk))
         .buffered(READS);
     while let Some(frames) = read.next().await {
         for frame in frames {
@@ -94,9 +95,13 @@ fn take(by_stream: &mut HashMap<StreamId, StreamRecords>, frame: Frame) {
     }
 }
 
-async fn frames_of(wal: &Wal, chunk: ChunkId) -> Vec<Frame> {
+async fn frames_of(wals: &Wals, chunk: ChunkId) -> Vec<Frame> {
     loop {
-        match wal.chunk(chunk).await {
+        let read = match wals.of_channel(chunk.channel) {
+            Ok(wal) => wal.chunk(chunk).await,
+            Err(error) => Err(error.into()),
+        };
+        match read {
             Ok(Some(decoded)) => return decoded.frames,
             Ok(None) => {
                 tracing::error!(chunk = %chunk.key(), "a chunk is missing that was acknowledged; it cannot be flushed")

@@ -18,8 +18,8 @@ use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
 use millrace_raft::query::Slot;
 use millrace_raft::refused::Refused;
+use millrace_wal::ZoneStore;
 use millrace_wal::segment::SegmentObject;
-use millrace_wal::{Wal, ZoneStore};
 use tokio::sync::Semaphore;
 
 use self::build::Built;
@@ -27,6 +27,7 @@ use crate::cache::PageCache;
 use crate::channel::flush::FlushPlan;
 use crate::channel::log::LogPosition;
 use crate::env::Env;
+use crate::wals::Wals;
 
 /// Flushes that one node carries out at a time; each holds what it flushes in memory.
 const AT_A_TIME: usize = 2;
@@ -41,7 +42,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub struct Flusher {
     env: Env,
     meta: Meta,
-    wal: Wal,
+    wals: Wals,
     store: Arc<dyn ZoneStore>,
     cache: Arc<PageCache>,
     turns: Arc<Semaphore>,
@@ -66,11 +67,11 @@ pub enum FlushError {
 
 impl Flusher {
     /// Segments go to `store`, and at once into the cache.
-    pub fn new(env: Env, meta: Meta, wal: Wal, store: Arc<dyn ZoneStore>, cache: Arc<PageCache>) -> Self {
+    pub fn new(env: Env, meta: Meta, wals: Wals, store: Arc<dyn ZoneStore>, cache: Arc<PageCache>) -> Self {
         Self {
             env,
             meta,
-            wal,
+            wals,
             store,
             cache,
             turns: Arc::new(Semaphore::new(AT_A_TIME)),
@@ -88,7 +89,7 @@ impl Flusher {
         mut plan: FlushPlan,
     ) -> Result<Done, FlushError> {
         let _turn = self.turns.acquire().await.expect("it is never closed");
-        let records = gather::records(&self.wal, channel, &mut plan).await;
+        let records = gather::records(&self.wals, channel, &mut plan).await;
         let mut done = Done {
             seq: plan.seq,
             log_index: 0,

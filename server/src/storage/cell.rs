@@ -10,6 +10,9 @@ use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
 use millrace_wal::{ChunkId, StoreError, ZoneStore};
 
+use crate::wals::{NoWal, Wals};
+use crate::zones::zone_numbers;
+
 /// Attempts at a request to a store that may work the next time, and the pause after the first of them.
 const ATTEMPTS: u32 = 6;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -25,18 +28,16 @@ pub struct Cell {
     /// Where segment objects are.
     pub segments: Arc<dyn ZoneStore>,
     /// Where chunks are.
-    pub zones: Vec<Arc<dyn ZoneStore>>,
-    /// So many zones have each chunk of a channel's history.
-    pub quorum: usize,
+    pub wals: Wals,
 }
 
 /// A part of a store that has one kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Area {
     Segments,
-    /// The zone's place in [`Cell::zones`].
+    /// Of the zone with this number.
     Wal {
-        zone: usize,
+        zone: u32,
     },
 }
 
@@ -49,8 +50,22 @@ pub struct Place {
 
 impl Cell {
     pub fn areas(&self) -> impl Iterator<Item = Area> + use<> {
-        let zones = (0..self.zones.len()).map(|zone| Area::Wal { zone });
+        let zones: Vec<u32> = self.zones().map(|(zone, _)| zone).collect();
+        let zones = zones.into_iter().map(|zone| Area::Wal { zone });
         [Area::Segments].into_iter().chain(zones)
+    }
+
+    /// Where copies of the channel's chunks are, and how many there are at least of each in its history.
+    pub fn copies(&self, channel: ChannelId) -> Result<(Vec<Area>, usize), NoWal> {
+        let wal = self.wals.of_channel(channel)?;
+        let zones = zone_numbers(self.wals.class(channel)?).start..;
+        let zones = zones.zip(wal.stores()).map(|(zone, _)| Area::Wal { zone });
+        Ok((zones.collect(), wal.quorum()))
+    }
+
+    fn zones(&self) -> impl Iterator<Item = (u32, Arc<dyn ZoneStore>)> {
+        let classes = self.wals.all();
+        classes.flat_map(|(class, wal)| (zone_numbers(class).start..).zip(wal.stores()))
     }
 
     /// Waits until this node's state has everything that was committed when this was called, as long as a change of
@@ -65,11 +80,15 @@ impl Cell {
         self.meta.linearize().await.map(drop)
     }
 
-    pub fn store(&self, area: Area) -> &Arc<dyn ZoneStore> {
-        match area {
-            Area::Segments => &self.segments,
-            Area::Wal { zone } => &self.zones[zone],
-        }
+    /// An error for a zone that this node does not know (any more).
+    pub fn store(&self, area: Area) -> Result<Arc<dyn ZoneStore>, StoreError> {
+        let Area::Wal { zone } = area else {
+            return Ok(self.segments.clone());
+        };
+        let found = self.zones().find(|(number, _)| *number == zone);
+        found
+            .map(|(_, store)| store)
+            .ok_or_else(|| StoreError::Invalid(format!("zone {zone} is not known on this node")))
     }
 }
 

@@ -16,10 +16,11 @@ use millrace_raft::group::{Meta, MetaOptions};
 use millrace_raft::query::{ChannelRecord, Fencing, Slot};
 use millrace_wal::{
     Chunk, ChunkBuilder, ChunkId, ChunkKind, ChunkMeta, Frame, FrameFlags, FrameHeader, FrameKind,
-    FrameWriter, MemoryStore, Payload, Run, SegmentObjectBuilder, ZoneStore,
+    FrameWriter, MemoryStore, Payload, Run, SegmentObjectBuilder, Wal, WalOptions, Zone, ZoneStore,
 };
 
 use super::cell::Cell;
+use crate::wals::Wals;
 
 pub const CHANNEL: ChannelId = ChannelId(4);
 pub const NODE: NodeId = NodeId(1);
@@ -41,15 +42,22 @@ impl Fixture {
         let meta = Meta::open(MetaOptions::new(dir.path().join("meta"), NODE)).await;
         let meta = meta.expect("fresh metadata");
         let store = Arc::new(MemoryStore::new());
+        let zone = Zone::new(store.clone(), GEN);
+        let wal = Wal::new(vec![zone], 1, WalOptions::default()).expect("one zone");
         let cell = Cell {
             meta: meta.clone(),
             segments: store.clone(),
-            zones: vec![store.clone()],
-            quorum: 1,
+            wals: Wals::only(wal),
         };
         let basin = BasinName::new("basin-one").unwrap();
         meta.propose(InitCell { cell_id: 7 }).await.unwrap();
-        meta.propose(RegisterZone { zone: 0, gen_id: GEN }).await.unwrap();
+        meta.propose(RegisterZone {
+            zone: 0,
+            gen_id: GEN,
+            replaces: None,
+        })
+        .await
+        .unwrap();
         let register = RegisterNode {
             node: NODE,
             incarnation: LIFE,
@@ -91,6 +99,15 @@ impl Fixture {
         let activated = meta.propose(ActivateStream { stream, channel }).await.unwrap();
         fixture.streamlet = activated.streamlet;
         fixture
+    }
+
+    /// Zones from 0 on, the store among them, of which so many have each chunk.
+    pub fn spread(&mut self, others: &[Arc<MemoryStore>], quorum: usize) {
+        let others = others.iter().zip(100..);
+        let others = others.map(|(store, zone_gen)| Zone::new(store.clone(), ZoneGen(zone_gen)));
+        let zones = [Zone::new(self.store.clone(), GEN)].into_iter().chain(others);
+        let wal = Wal::new(zones.collect(), quorum, WalOptions::default()).expect("zones");
+        self.cell.wals = Wals::only(wal);
     }
 
     pub fn channel(&self) -> ChannelRecord {

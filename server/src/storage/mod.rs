@@ -12,7 +12,7 @@ pub mod verify;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_api::id::{NodeId, ZoneGen};
+use millrace_api::id::NodeId;
 use millrace_raft::group::Meta;
 use millrace_wal::{Wal, WalError, WalOptions, Zone, ZoneStore};
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{PageCache, PageCacheOptions};
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
-use crate::config::NodeConfig;
+use crate::config::{ExpressConfig, ExpressZone, NodeConfig};
 use crate::env::Env;
 use crate::flusher::Flusher;
 use crate::merger::Merger;
@@ -33,13 +33,19 @@ use crate::tasks::housekeeping::Housekeeping;
 use crate::tasks::merge::Merges;
 use crate::tasks::objects::DeadObjects;
 use crate::tasks::sweep::Sweeps;
+use crate::wals::Wals;
+use crate::zones::express::ExpressZones;
+use crate::zones::source::{Source, UrlSource};
 
 /// The store is not listed more often, whatever is asked for.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
+/// A read of an Express zone that takes longer is sent to another one, too.
+const EXPRESS_HEDGE_AFTER: Duration = Duration::from_millis(50);
+
 pub struct Storage {
-    pub gens: Vec<ZoneGen>,
-    pub wal: Wal,
+    pub wals: Wals,
+    pub express: Option<ExpressZones>,
     pub flusher: Flusher,
     pub reaper: Reaper,
     pub chunks: Arc<ChunkReader>,
@@ -50,15 +56,23 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Over one zone: what is acknowledged is in it.
+    /// Over the standard store, and the Express zones if there are any.
     pub fn new(zone: Zone, config: &NodeConfig, meta: &Meta, env: &Env) -> Result<Self, WalError> {
-        let (gens, store) = (vec![zone.zone_gen], zone.store.clone());
+        let store = zone.store.clone();
         let options = WalOptions {
             inflight_chunks: config.inflight_chunks,
             seed: env.random_u128() as u64,
             ..WalOptions::default()
         };
-        let wal = Wal::new(vec![zone], 1, options)?;
+        let wals = Wals::new(meta.clone(), Wal::new(vec![zone], 1, options.clone())?);
+        let express = config.express.as_ref().map(|express| {
+            let options = WalOptions {
+                near: express.near,
+                hedge_after: EXPRESS_HEDGE_AFTER,
+                ..options
+            };
+            ExpressZones::new(sources(express, env), meta, env, wals.clone(), options)
+        });
         let cache = {
             let options = PageCacheOptions {
                 capacity_bytes: config.cache_bytes as u64,
@@ -69,17 +83,17 @@ impl Storage {
         let flusher = Flusher::new(
             env.clone(),
             meta.clone(),
-            wal.clone(),
+            wals.clone(),
             store.clone(),
             cache.clone(),
         );
-        let (reaper, reaping) = Reaper::new(wal.clone(), config.reader_grace);
+        let (reaper, reaping) = Reaper::new(wals.clone(), config.reader_grace);
         let (footers, ahead) = (config.footer_cache_bytes, config.read_ahead_bytes);
         Ok(Self {
-            gens,
-            chunks: Arc::new(ChunkReader::new(wal.clone(), footers, ahead)),
+            chunks: Arc::new(ChunkReader::new(wals.clone(), footers, ahead)),
             segments: Arc::new(SegmentReader::new(cache.clone(), ahead)),
-            wal,
+            wals,
+            express,
             flusher,
             reaper,
             cache,
@@ -93,8 +107,7 @@ impl Storage {
         Cell {
             meta: meta.clone(),
             segments: self.store.clone(),
-            zones: self.wal.stores(),
-            quorum: self.wal.quorum(),
+            wals: self.wals.clone(),
         }
     }
 
@@ -148,4 +161,14 @@ impl Storage {
         tasks.spawn(housekeeping.run(stop.clone()));
         tasks.spawn(sweeps.run(stop.clone()));
     }
+}
+
+fn sources(config: &ExpressConfig, env: &Env) -> Vec<Arc<dyn Source>> {
+    let source = |zone: &ExpressZone| -> Arc<dyn Source> {
+        match zone {
+            ExpressZone::Url(url) => Arc::new(UrlSource::new(url.clone(), env.stores.clone())),
+            ExpressZone::Disk(node) => Arc::new(UrlSource::new(format!("disk://{node}"), env.stores.clone())),
+        }
+    };
+    config.zones.iter().map(source).collect()
 }

@@ -3,26 +3,28 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use millrace_raft::group::{Meta, Role};
-use millrace_wal::{LatencySnapshot, Wal};
+use millrace_wal::LatencySnapshot;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
+use super::wal;
 use crate::cache::{CacheStats, PageCache};
 use crate::channel::stats::ChannelStats;
 use crate::channels::Channels;
+use crate::wals::Wals;
 
 /// Where the figures come from.
 pub struct Sources {
     pub channels: Channels,
-    pub wal: Wal,
+    pub wals: Wals,
     pub cache: Arc<PageCache>,
     pub meta: Meta,
     /// Room for appends that are not acknowledged, and how much there is when none waits.
@@ -158,49 +160,7 @@ impl Collector for NodeCollector {
             "Bytes of the pages that are kept",
             kept,
         )?;
-        let wal = sources.wal.metrics();
-        seconds(
-            &mut encoder,
-            "wal_durable",
-            "From giving a chunk to the writer to its quorum",
-            wal.durable.snapshot(),
-        )?;
-        counter(
-            &mut encoder,
-            "wal_chunks_durable",
-            "Chunks held by a quorum",
-            wal.chunks_durable_total.load(Relaxed),
-        )?;
-        for zone in &wal.zones {
-            seconds(
-                &mut encoder,
-                "wal_put",
-                "Creates in the store that answered",
-                zone.create.snapshot(),
-            )?;
-            seconds(
-                &mut encoder,
-                "wal_get",
-                "Reads of the store that answered",
-                zone.read.snapshot(),
-            )?;
-            let read = zone.read_bytes.load(Relaxed);
-            counter(&mut encoder, "wal_get_bytes", "Bytes read from the store", read)?;
-            let failed = zone.create_failed_total.load(Relaxed) + zone.read_failed_total.load(Relaxed);
-            counter(
-                &mut encoder,
-                "wal_store_errors",
-                "Creates and reads that failed",
-                failed,
-            )?;
-            let bad = zone.bad_copies_total.load(Relaxed);
-            counter(
-                &mut encoder,
-                "wal_bad_copies",
-                "Objects read that did not pass their CRC",
-                bad,
-            )?;
-        }
+        wal::encode(&mut encoder, &sources.wals)?;
         let group = sources.meta.metrics();
         let help = "Index of the last log entry that this node's metadata contains";
         gauge(&mut encoder, "raft_applied_index", help, group.applied_index)?;
@@ -250,16 +210,11 @@ fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) ->
     gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
 }
 
-fn seconds(encoder: &mut DescriptorEncoder, name: &str, help: &str, of: LatencySnapshot) -> fmt::Result {
-    let buckets: Vec<(f64, u64)> = of
-        .buckets
-        .iter()
-        .map(|(bound, count)| match *bound {
-            std::time::Duration::MAX => (f64::INFINITY, *count),
-            bound => (bound.as_secs_f64(), *count),
-        })
-        .collect();
-    encoder
-        .encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?
-        .encode_histogram::<NoLabelSet>(of.sum.as_secs_f64(), of.count, &buckets, None)
+/// Upper bounds in seconds, and observations up to each.
+pub(super) fn buckets(of: &LatencySnapshot) -> Vec<(f64, u64)> {
+    let bucket = |(bound, count): &(Duration, u64)| match *bound {
+        Duration::MAX => (f64::INFINITY, *count),
+        bound => (bound.as_secs_f64(), *count),
+    };
+    of.buckets.iter().map(bucket).collect()
 }

@@ -1,6 +1,7 @@
 //! Logs and metrics of the node.
 
 mod metrics;
+mod wal;
 
 use tracing_subscriber::EnvFilter;
 

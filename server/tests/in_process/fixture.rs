@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_api::batch::AppendBatch;
+use millrace_api::config::{StorageClass, StreamConfig};
 use millrace_api::name::{BasinName, StreamName};
 use millrace_api::proto;
 use millrace_api::read::{ReadLimits, ReadRequest, ReadStart};
@@ -70,6 +71,19 @@ impl Running {
             .frontend
             .create_stream(&self.basin, stream.clone(), CreateStream::default());
         created.await.map(drop)
+    }
+
+    pub async fn create_as(&self, stream: &StreamName, class: StorageClass) {
+        let config = StreamConfig {
+            storage_class: Some(class),
+            ..StreamConfig::default()
+        };
+        let request = CreateStream {
+            config,
+            ..CreateStream::default()
+        };
+        let created = self.frontend.create_stream(&self.basin, stream.clone(), request);
+        created.await.expect("a stream");
     }
 
     pub async fn append(&self, stream: &StreamName, bodies: &[&[u8]]) -> Result<AppendAck, ServiceError> {

@@ -11,7 +11,7 @@ use millrace_server::channel::flush::FlushLimits;
 use millrace_server::channel::recovery::{Owner, TakenOver, take_over};
 use millrace_server::channel::state::ChannelLimits;
 use millrace_server::env::Env;
-use millrace_server::store;
+use millrace_server::zones::standard;
 use millrace_wal::fault::{Faults, Rule};
 use millrace_wal::{Wal, WalOptions};
 use tokio::time::Instant;
@@ -44,7 +44,7 @@ impl Bare {
         let meta = Meta::open(MetaOptions::new(dir.join("meta"), NODE)).await;
         let meta = meta.expect("the metadata of the node that ran here");
         let url = format!("file://{}", dir.join("store").display());
-        let zone = store::open(&url, &meta, &env).await.expect("the store");
+        let zone = standard::open(&url, &meta, &env).await.expect("the store");
         let gens = vec![zone.zone_gen];
         let wal = Wal::new(vec![zone], 1, WalOptions::default()).unwrap();
         Self {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio::time::timeout;
+
 use super::Wal;
 use crate::format::ChunkId;
 use crate::zone::StoreError;
@@ -13,7 +15,13 @@ impl Wal {
         let prefix = ChunkId::epoch_prefix(id.channel, id.epoch);
         let mut found = BTreeSet::new();
         for zone in &self.inner.zones {
-            let keys = zone.store.list(&prefix, None, limit).await?;
+            let keys = timeout(
+                self.inner.options.read_timeout,
+                zone.store.list(&prefix, None, limit),
+            )
+            .await;
+            let unanswered = |_| StoreError::Retry("no answer to a listing".into());
+            let keys = keys.map_err(unanswered)??;
             found.extend(keys.iter().filter_map(|key| ChunkId::parse(key)));
         }
         Ok(found.into_iter().filter(|chunk| *chunk < id).collect())

@@ -29,6 +29,8 @@ pub struct WalOptions {
     pub probe_interval: Duration,
     /// How long a read waits for one zone before it asks the next one too.
     pub hedge_after: Duration,
+    /// The zone that reads ask first, by its place: one's own. `None`: in the order of the zones.
+    pub near: Option<usize>,
     /// How long a recovery waits for the zones that it could do without: about the stores' p99.
     pub zone_patience: Duration,
     /// Bytes read from an object's end in the hope that its footer is within.
@@ -54,6 +56,7 @@ impl Default for WalOptions {
             retry_max: Duration::from_secs(2),
             probe_interval: Duration::from_millis(500),
             hedge_after: Duration::from_millis(250),
+            near: None,
             zone_patience: Duration::from_millis(300),
             footer_suffix: 16 << 10,
             recovery_parallel: 32,

@@ -122,13 +122,18 @@ impl Wal {
     }
 
     /// Removes objects from all zones; idempotent. The caller knows that nothing names them any more, and that none is
-    /// the seal that ended an epoch. On `Err` some may be gone.
+    /// the seal that ended an epoch. On `Err` those are gone from every zone that answers within `create_timeout`, and
+    /// perhaps from others.
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), StoreError> {
         let mut deletes = Vec::with_capacity(ids.len() * self.inner.zones.len());
         for id in ids {
             for zone in &self.inner.zones {
                 let (key, store) = (id.key(), Arc::clone(&zone.store));
-                deletes.push(async move { store.delete(&key).await });
+                let limit = self.inner.options.create_timeout;
+                deletes.push(async move {
+                    let unanswered = |_| StoreError::Retry(format!("no answer within {limit:?}"));
+                    timeout(limit, store.delete(&key)).await.map_err(unanswered)?
+                });
             }
         }
         let mut results =
@@ -250,8 +255,8 @@ impl WalInner {
         .into())
     }
 
-    /// Asks the zones one after the other, the failing ones last, and the next one early when one is slow, until one
-    /// has a good copy.
+    /// Asks the zones one after the other, the near one first and failing ones last, and the next one early when one is
+    /// slow, until one has a good copy.
     async fn first_good<'a, T, F>(
         &'a self,
         id: ChunkId,
@@ -261,7 +266,8 @@ impl WalInner {
         F: Future<Output = Result<Option<T>, NoAnswer>>,
     {
         let mut order: Vec<&ZoneState> = self.zones.iter().collect();
-        order.sort_by_key(|zone| (zone.health.failing(), zone.index));
+        let far = |zone: &ZoneState| self.options.near.is_some_and(|near| near != zone.index);
+        order.sort_by_key(|zone| (zone.health.failing(), far(zone), zone.index));
         let mut order = order.into_iter();
         let mut running = FuturesUnordered::new();
         let (mut absent, mut unreachable, mut bad) = (0, None, None);

@@ -30,7 +30,11 @@ impl Replica {
         let name = BasinName::new("basin-one").expect("a name");
         let mut replica = Self::default();
         replica.apply(InitCell { cell_id: 1 });
-        replica.apply(RegisterZone { zone: 0, gen_id: GEN });
+        replica.apply(RegisterZone {
+            zone: 0,
+            gen_id: GEN,
+            replaces: None,
+        });
         for node in [1, 2] {
             replica.apply(RegisterNode {
                 node: NodeId(node),

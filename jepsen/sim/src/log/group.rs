@@ -45,7 +45,11 @@ impl Group {
     }
 
     pub fn register_zone(&mut self, zone: u32, gen_id: ZoneGen) -> anyhow::Result<()> {
-        self.must(RegisterZone { zone, gen_id })
+        self.must(RegisterZone {
+            zone,
+            gen_id,
+            replaces: None,
+        })
     }
 
     /// The channel is the node's from now on, whoever had it; its history as of then.

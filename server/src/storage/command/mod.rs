@@ -18,7 +18,7 @@ use self::source::Worker;
 use super::inspect::Inspection;
 use crate::admin::pb;
 use crate::env::Env;
-use crate::store::redacted;
+use crate::zones::redacted;
 
 /// Runs the command. `false` when it did what was asked, and what it found is not as it should be.
 ///

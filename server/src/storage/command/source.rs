@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use futures::stream::StreamExt;
 use millrace_api::id::NodeId;
 use millrace_raft::group::{Meta, MetaOptions};
+use millrace_wal::{Wal, WalOptions};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
@@ -19,7 +20,8 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::env::Env;
 use crate::storage::caretaker::{Caretaker, SweepEvents, VerifyEvents};
 use crate::storage::cell::Cell;
-use crate::store;
+use crate::wals::Wals;
+use crate::zones::standard;
 
 /// A command that goes through everything takes as long as it takes.
 const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -172,12 +174,11 @@ impl Here {
                 config.data_dir.display()
             );
         }
-        let zone = store::attach(&config.store, meta, env).await?;
+        let zone = standard::attach(&config.store, meta, env).await?;
         let cell = Cell {
             meta: meta.clone(),
             segments: zone.store.clone(),
-            zones: vec![zone.store],
-            quorum: 1,
+            wals: Wals::new(meta.clone(), Wal::new(vec![zone], 1, WalOptions::default())?),
         };
         // Nobody reads what a stopped node has stored.
         Ok(Caretaker::new(cell, Duration::ZERO))

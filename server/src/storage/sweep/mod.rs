@@ -90,7 +90,7 @@ impl Sweep {
     /// Looks at the next page; `None` when there is no other. Changes nothing.
     pub async fn step(&mut self) -> Result<Option<Looked>, SweepError> {
         while let Some(area) = self.areas.front().copied() {
-            let store = self.cell.store(area);
+            let store = self.cell.store(area)?;
             let after = self.after.as_deref();
             let keys = insist(|| store.list(area.prefix(), after, PAGE)).await?;
             let Some(last) = keys.last() else {
@@ -130,7 +130,8 @@ impl Sweep {
                 judged.collect::<Result<Vec<_>, millrace_raft::error::StoreError>>()
             })
             .map_err(MetaError::from)?;
-        let store = self.cell.store(area);
+        let store = self.cell.store(area)?;
+        let store = &store;
         let said = stream::iter(by_key).map(|(key, by_key)| async move {
             let remark = match by_key {
                 ByKey::Said(remark) => remark,
@@ -169,8 +170,10 @@ async fn unless_seal(store: &dyn ZoneStore, key: &str, id: ChunkId) -> Result<Op
 pub fn remove(cell: &Cell, places: Vec<Place>) -> impl Stream<Item = (Place, Result<(), StoreError>)> + '_ {
     stream::iter(places)
         .map(move |place| async move {
-            let store = cell.store(place.area);
-            let removed = insist(|| store.delete(&place.key)).await;
+            let removed = match cell.store(place.area) {
+                Ok(store) => insist(|| store.delete(&place.key)).await,
+                Err(error) => Err(error),
+            };
             (place, removed)
         })
         .buffer_unordered(AT_A_TIME)

@@ -231,7 +231,7 @@ async fn an_orphan_of_any_zone_is_removed_from_that_zone() {
         other.upload(key, &Payload::from(bytes)).await.unwrap();
     }
     let mut fixture = kinds.fixture;
-    fixture.cell.zones.push(other.clone());
+    fixture.spread(std::slice::from_ref(&other), 1);
     let (swept, orphans, _) = run(&fixture, false).await;
     assert_eq!(swept.orphans, kinds.orphans.len() as u64 + 1);
     assert_eq!(orphans, kinds.orphans, "the same key in both zones");

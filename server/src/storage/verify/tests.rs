@@ -213,11 +213,7 @@ async fn a_chunk_is_at_a_quorum_of_zones_and_each_copy_is_whole() {
             other.overwrite(&key, bytes.clone());
         }
     }
-    fixture
-        .cell
-        .zones
-        .extend(others.clone().map(|other| other as Arc<dyn ZoneStore>));
-    fixture.cell.quorum = 2;
+    fixture.spread(&others, 2);
     let key = chunk_key(CHANNEL, 1, 3);
     others[0].delete(&key).await.unwrap();
     assert_eq!(broken(&fixture).await, [], "two of three have it");

@@ -7,10 +7,11 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use millrace_api::id::{ChannelId, ChunkSeq, Epoch};
 use millrace_raft::query::ChannelRecord;
 use millrace_wal::format::{CHUNK_LEN_MAX, decode_chunk};
-use millrace_wal::{ChunkId, ReadRange};
+use millrace_wal::{ChunkId, ReadRange, StoreError};
 
 use super::{Broken, Phase, Progress, Promise, Report, Verify, VerifyError, blocking};
 use crate::storage::cell::{Area, Cell, Place, insist};
+use crate::wals::NoWal;
 
 /// Chunks read at a time.
 const READS: usize = 4;
@@ -82,11 +83,11 @@ impl Verify {
     async fn listed(&self, report: &mut Report, from: ChunkId) -> Result<(), VerifyError> {
         let before = from.slot.0.checked_sub(1).map(ChunkSeq);
         let before = before.map(|slot| ChunkId { slot, ..from }.key());
-        for area in self.cell.areas().filter(|area| *area != Area::Segments) {
+        for area in self.cell.copies(from.channel).map_err(unknown_zones)?.0 {
             let mut after = before.clone();
             loop {
                 let prefix = ChunkId::epoch_prefix(from.channel, from.epoch);
-                let store = self.cell.store(area);
+                let store = self.cell.store(area)?;
                 let page = insist(|| store.list(&prefix, after.as_deref(), PAGE)).await?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.clone());
@@ -140,10 +141,15 @@ fn proven(channel: &ChannelRecord) -> impl Iterator<Item = (Epoch, Range<u64>)> 
     })
 }
 
+fn unknown_zones(error: NoWal) -> VerifyError {
+    VerifyError::Store(StoreError::Retry(error.to_string()))
+}
+
 async fn in_history(cell: &Cell, id: ChunkId) -> Result<Seen, VerifyError> {
     let mut seen = Seen::default();
     let mut copies = 0;
-    for area in cell.areas().filter(|area| *area != Area::Segments) {
+    let (areas, quorum) = cell.copies(id.channel).map_err(unknown_zones)?;
+    for area in areas {
         let place = Place { area, key: id.key() };
         match copy(cell, &place, id).await? {
             Copy::Chunk { len } => {
@@ -159,8 +165,8 @@ async fn in_history(cell: &Cell, id: ChunkId) -> Result<Seen, VerifyError> {
             Copy::Bad(why) => seen.broken.push(Broken::new(Promise::Whole, place, why)),
         }
     }
-    if copies < cell.quorum && seen.broken.is_empty() {
-        let why = match cell.quorum {
+    if copies < quorum && seen.broken.is_empty() {
+        let why = match quorum {
             1 => "it is not in the store".to_owned(),
             quorum => format!("it is in {copies} zones, not in {quorum}"),
         };
@@ -193,7 +199,7 @@ async fn was_listed(cell: &Cell, area: Area, id: ChunkId) -> Result<Seen, Verify
 }
 
 async fn copy(cell: &Cell, place: &Place, id: ChunkId) -> Result<Copy, VerifyError> {
-    let store = cell.store(place.area);
+    let store = cell.store(place.area)?;
     let bytes = insist(|| store.get(&place.key, ReadRange::Range(0..CHUNK_LEN_MAX + 1))).await?;
     let Some(bytes) = bytes else {
         return Ok(Copy::Absent);

@@ -1,4 +1,4 @@
-//! The node's store: opened, checked, and proved to be the one that metadata knows.
+//! The node's standard store: opened, checked, and proved to be the one that metadata knows.
 //!
 //! A store holds a marker with the cell it belongs to and a random number of its own life. A store without the marker
 //! that metadata remembers is blank, restored or somebody else's, and is never used silently: what was acknowledged
@@ -11,10 +11,11 @@ use millrace_raft::group::Meta;
 use millrace_raft::refused::Refused;
 use millrace_wal::{Marker, Zone, create_marker, preflight, read_marker};
 
+use super::redacted;
 use crate::env::Env;
 
 /// The zone that a Standard WAL writes to.
-const ZONE: u32 = 0;
+pub const ZONE: u32 = 0;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -119,7 +120,7 @@ pub async fn attach(url: &str, meta: &Meta, env: &Env) -> Result<Zone, StoreErro
     }
 }
 
-async fn cell_id(meta: &Meta, env: &Env) -> Result<u128, StoreError> {
+pub(super) async fn cell_id(meta: &Meta, env: &Env) -> Result<u128, StoreError> {
     if let Some(cell) = meta.state().cell_id().map_err(MetaError::from)? {
         return Ok(cell);
     }
@@ -133,7 +134,12 @@ async fn cell_id(meta: &Meta, env: &Env) -> Result<u128, StoreError> {
 }
 
 async fn register(meta: &Meta, gen_id: ZoneGen) -> Result<ZoneGen, StoreError> {
-    meta.propose(RegisterZone { zone: ZONE, gen_id }).await?;
+    meta.propose(RegisterZone {
+        zone: ZONE,
+        gen_id,
+        replaces: None,
+    })
+    .await?;
     Ok(gen_id)
 }
 
@@ -141,36 +147,5 @@ fn replaced(url: &str, what: &'static str) -> StoreError {
     StoreError::Replaced {
         url: redacted(url),
         what,
-    }
-}
-
-/// The URL without what may be secret in it.
-pub fn redacted(url: &str) -> String {
-    let Ok(mut parsed) = url::Url::parse(url) else {
-        return "(not a URL)".into();
-    };
-    let _ = parsed.set_password(None);
-    let public: Vec<(String, String)> = parsed
-        .query_pairs()
-        .filter(|(name, _)| matches!(&**name, "endpoint" | "region"))
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect();
-    parsed.set_query(None);
-    if !public.is_empty() {
-        parsed.query_pairs_mut().extend_pairs(public);
-    }
-    parsed.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_in_a_store_url_are_not_shown() {
-        let url = "s3://bucket/p?endpoint=http://127.0.0.1:8333&access_key_id=ak&secret_access_key=sk";
-        let shown = redacted(url);
-        assert!(shown.contains("127.0.0.1"), "{shown}");
-        assert!(!shown.contains("sk") && !shown.contains("=ak"), "{shown}");
     }
 }
