@@ -71,6 +71,10 @@ bugs: deps ## Break the rules of the design one by one, and see that the simulat
 	$(CARGO) build --locked -p millrace-sim --features bugs
 	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/debug/millrace-sim" bugs --jobs "$$(nproc)" $(ARGS)'
 
+.PHONY: model
+model: deps ## Every order of the steps in which a channel changes hands, or ARGS="--drop RULE" (docs/testing.md)
+	$(CARGO) run --locked -p millrace-model -- seal $(ARGS)
+
 .PHONY: bench
 bench: deps ## Measure beside `s2 lite` (needs the `s2` command, see docs/benchmarks.md)
 	$(CARGO) build --locked --release -p millrace-server

@@ -105,6 +105,10 @@ bugs! {
     AdoptInPlace => "adopt-in-place",
     /// All that follows a chunk that is written again is written again.
     AdoptOnlyFirst => "adopt-only-first",
+    /// All that is uncertain is written again, and not its last chunk alone.
+    AdoptOnlyLast => "adopt-only-last",
+    /// An end is recorded when what was written again is durable.
+    EndBeforeAdopted => "end-before-adopted",
     /// A zone that was replaced says nothing about what was written before.
     BlankZoneCounts => "blank-zone-counts",
 }

@@ -209,10 +209,7 @@ mod tests {
             panic!("a sum of three can be reached");
         };
         assert_eq!(found.steps.len(), 3);
-        assert!(
-            found.to_string().ends_with("sum does not hold: [0, 3]"),
-            "{found}"
-        );
+        assert!(found.to_string().contains("sum does not hold"), "{found}");
     }
 
     #[test]

@@ -25,6 +25,9 @@ enum Command {
         /// Ask for what must never happen only, and not whether the newest owner comes through.
         #[arg(long)]
         safety_only: bool,
+        /// No zone is replaced.
+        #[arg(long)]
+        no_replacement: bool,
         /// Give up after so many states: each takes some 200 bytes.
         #[arg(long, default_value_t = 50_000_000)]
         states_max: usize,
@@ -49,12 +52,14 @@ fn main() -> ExitCode {
         Command::Seal {
             drop,
             safety_only,
+            no_replacement,
             states_max,
         } => {
             let rules = Rules::without(&drop);
             let model = SealModel {
                 rules,
                 progress: !safety_only,
+                replacement: !no_replacement,
             };
             let Explored {
                 states,

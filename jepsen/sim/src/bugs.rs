@@ -118,6 +118,7 @@ fn try_seed(
             }
             command.arg("run").args(args);
             command.args(["--workload", workload, "--faults", place.faults]);
+            command.args(["--class", "standard"]);
         }
         None => {
             command.args(["log", "--seed", &seed.to_string()]);
@@ -182,6 +183,8 @@ fn place(bug: Bug) -> Place {
         | Bug::AdoptNothing
         | Bug::AdoptInPlace
         | Bug::AdoptOnlyFirst
+        | Bug::AdoptOnlyLast
+        | Bug::EndBeforeAdopted
         | Bug::BlankZoneCounts => {
             return Place {
                 workload: None,

@@ -1,7 +1,7 @@
 //! What clients do in a run: a workload while things go wrong, proof that the cluster serves again once nothing does,
 //! and the last reads.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub struct Clients {
     /// Mean pause of a client between two operations.
     pub pause: Duration,
     pub phase: watch::Sender<Phase>,
+    /// Whether there are channels for streams of the class that is wanted.
+    pub ready: Rc<Cell<bool>>,
     pub seen: Rc<RefCell<Seen>>,
 }
 
@@ -133,6 +135,7 @@ impl Clients {
                     .ensure(BasinConfig::default())
                     .await
                     .is_ok()
+                    && self.ready.get()
                 {
                     return;
                 }

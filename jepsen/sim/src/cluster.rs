@@ -12,7 +12,7 @@ use millrace_server::cluster::ClusterError;
 use millrace_server::config::{NodeConfig, Settings};
 use millrace_server::env::Env;
 use millrace_server::node::{Ended, Node, NodeError};
-use millrace_server::store::StoreError;
+use millrace_server::zones::standard::StoreError;
 use rand::rngs::SmallRng;
 use tokio::sync::Notify;
 use turmoil::Sim;
@@ -22,7 +22,7 @@ use crate::disk;
 use crate::findings::Findings;
 use crate::network::Wires;
 use crate::operator::Orders;
-use crate::store::Store;
+use crate::store::{Store, StoresOf, zone_url};
 use crate::trace::Trace;
 
 const CLUSTER_PORT: u16 = 7000;
@@ -38,9 +38,19 @@ const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct World {
     pub wires: Wires,
+    /// Of Standard streams and of all segments.
     pub store: Store,
+    /// Of Express streams, in the order of their numbers; empty if there is no Express.
+    pub zones: Vec<Store>,
     pub trace: Trace,
     pub findings: Findings,
+}
+
+impl World {
+    /// All stores.
+    pub fn stores(&self) -> impl Iterator<Item = &Store> {
+        self.zones.iter().chain([&self.store])
+    }
 }
 
 /// What a node is configured with besides its place.
@@ -97,7 +107,10 @@ impl SimNode {
         let env = Env {
             ambient: Arc::new(machine.clone()),
             network: Arc::new(world.wires.clone()),
-            stores: Arc::new(world.store.of(number)),
+            stores: Arc::new(StoresOf {
+                standard: world.store.of(number),
+                zones: world.zones.iter().map(|zone| zone.of(number)).collect(),
+            }),
             blocking: Blocking::Inline,
         };
         let (shown, world) = (meta.clone(), world.clone());
@@ -254,6 +267,10 @@ impl Process {
             election_timeout: Some(ELECTION_TIMEOUT),
             data_dir: Some(self.dir.clone()),
             store: Some("sim://store".into()),
+            express: match self.world.zones.len() {
+                0 => None,
+                zones => Some((1..=zones).map(zone_url).collect::<Vec<_>>().join(",")),
+            },
             channels: Some(self.shape.channels),
             linger: Some(self.shape.linger),
             idle_timeout: Some(self.shape.idle_timeout),

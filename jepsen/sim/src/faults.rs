@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use millrace_server::zones::EXPRESS_ZONES;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use turmoil::Sim;
@@ -10,7 +11,7 @@ use turmoil::Sim;
 use crate::cluster::{SimNode, World, host};
 use crate::operator::{change_membership, restore_membership};
 use crate::schedule::{Planned, Schedule, Whom};
-use crate::store::Trouble;
+use crate::store::{Store, Trouble};
 
 /// The host that clients run on.
 pub const CLIENTS: &str = "clients";
@@ -50,6 +51,18 @@ pub enum Kind {
     StoreCut,
     /// The store answers nobody.
     StoreDown,
+    /// An Express zone answers nobody.
+    ZoneDark,
+    /// Two of the three do not.
+    ZonesDark,
+    /// A node does not reach an Express zone.
+    ZoneCut,
+    /// An Express zone takes long.
+    ZoneSlow,
+    /// An Express zone fails some requests, and loses some answers.
+    ZoneFlaky,
+    /// What a node and an Express zone send each other is late.
+    ZoneHold,
     /// A wall clock is set.
     ClockStep,
     /// The leader of the metadata group hands over, or a node has no vote for a while.
@@ -85,10 +98,21 @@ pub struct Faults {
 }
 
 impl Kind {
-    /// Those that a cluster has to stand.
+    /// Those that a cluster has to stand, but for those of Express zones.
     pub fn fair() -> Vec<Self> {
-        let all = <Self as clap::ValueEnum>::value_variants().iter();
-        all.copied().filter(|kind| *kind != Self::StoreLies).collect()
+        let all = <Self as clap::ValueEnum>::value_variants().iter().copied();
+        all.filter(|kind| *kind != Self::StoreLies && !kind.is_of_zones())
+            .collect()
+    }
+
+    /// Those of Express zones.
+    pub fn of_zones() -> Vec<Self> {
+        let all = <Self as clap::ValueEnum>::value_variants().iter().copied();
+        all.filter(|kind| kind.is_of_zones()).collect()
+    }
+
+    pub fn is_of_zones(self) -> bool {
+        self.area() == Self::ZoneDark.area()
     }
 
     /// Whether both cannot be there at the same time: they disturb the same.
@@ -96,7 +120,7 @@ impl Kind {
         let (a, b) = (self.area(), other.area());
         // A process that is suspended is cut off from everybody, and is not started or stopped.
         let everywhere = |area: u8| area == Self::Pause.area();
-        let takes_part = |area: u8| matches!(area, 0 | 1 | 2 | 4);
+        let takes_part = |area: u8| matches!(area, 0 | 1 | 2 | 4 | 8);
         a == b || (everywhere(a) && takes_part(b)) || (everywhere(b) && takes_part(a))
     }
 
@@ -115,6 +139,13 @@ impl Kind {
             Self::ClockStep => 5,
             Self::Membership => 6,
             Self::Pause => 7,
+            // One zone at a time.
+            Self::ZoneDark
+            | Self::ZonesDark
+            | Self::ZoneCut
+            | Self::ZoneSlow
+            | Self::ZoneFlaky
+            | Self::ZoneHold => 8,
         }
     }
 }
@@ -223,10 +254,13 @@ impl Fault {
             false => rng.random_range(1_500..10_000),
         };
         let slow = match kind {
-            Kind::StoreSlow => rng.random_range(5..60),
+            Kind::StoreSlow | Kind::ZoneSlow => rng.random_range(5..60),
             _ => 0,
         };
-        let flaky = if kind == Kind::StoreFlaky { 0.3 } else { 0.0 };
+        let flaky = match kind {
+            Kind::StoreFlaky | Kind::ZoneFlaky => 0.3,
+            _ => 0.0,
+        };
         Self {
             kind,
             node,
@@ -285,6 +319,16 @@ impl Fault {
             }
             Kind::StoreCut => format!("node {node} does not reach the store"),
             Kind::StoreDown => "nobody reaches the store".into(),
+            Kind::ZoneDark => format!("nobody reaches {}", self.zone_name()),
+            Kind::ZonesDark => format!("nobody reaches any zone but {}", self.zone_name()),
+            Kind::ZoneCut => format!("node {node} does not reach {}", self.zone_name()),
+            Kind::ZoneSlow | Kind::ZoneFlaky => format!("{} has {:?}", self.zone_name(), self.trouble),
+            Kind::ZoneHold => {
+                format!(
+                    "what node {node} and {} send each other is late",
+                    self.zone_name()
+                )
+            }
             Kind::ClockStep => format!("the clock of node {node} is set by {} ms", self.step_ms),
         }
     }
@@ -312,7 +356,7 @@ impl Fault {
             Kind::RestartRolling => {}
             Kind::Pause => {
                 self.everybody(nodes, |a, b| sim.hold(a, b));
-                world.store.hold(self.node);
+                world.stores().for_each(|store| store.hold(self.node));
             }
             Kind::StoreHold => world.store.hold(self.node),
             Kind::Membership => change_membership(self.node, self.draw, nodes),
@@ -325,6 +369,13 @@ impl Fault {
             Kind::StoreDown => nodes
                 .iter()
                 .for_each(|node| world.store.cut_off(node.number, true)),
+            Kind::ZoneDark | Kind::ZonesDark | Kind::ZoneCut => self.cut_zones(world, nodes, true),
+            Kind::ZoneSlow | Kind::ZoneFlaky => {
+                self.zone(world)
+                    .iter()
+                    .for_each(|zone| zone.set_trouble(self.trouble));
+            }
+            Kind::ZoneHold => self.zone(world).iter().for_each(|zone| zone.hold(self.node)),
             Kind::ClockStep => {
                 let stepped = nodes.iter().find(|node| node.number == self.node);
                 stepped
@@ -345,7 +396,8 @@ impl Fault {
             Kind::Restart | Kind::RestartRolling => {}
             Kind::Pause => {
                 self.everybody(nodes, |a, b| sim.release(a, b));
-                world.store.release(self.node, sim.elapsed());
+                let now = sim.elapsed();
+                world.stores().for_each(|store| store.release(self.node, now));
             }
             Kind::StoreHold => world.store.release(self.node, sim.elapsed()),
             Kind::Membership => restore_membership(nodes),
@@ -368,8 +420,44 @@ impl Fault {
             Kind::StoreDown => nodes
                 .iter()
                 .for_each(|node| world.store.cut_off(node.number, false)),
+            Kind::ZoneDark | Kind::ZonesDark | Kind::ZoneCut => self.cut_zones(world, nodes, false),
+            Kind::ZoneSlow | Kind::ZoneFlaky => {
+                let zone = self.zone(world);
+                zone.iter().for_each(|zone| zone.set_trouble(Trouble::default()));
+            }
+            Kind::ZoneHold => {
+                let now = sim.elapsed();
+                self.zone(world)
+                    .iter()
+                    .for_each(|zone| zone.release(self.node, now));
+            }
             // Clocks stay as they are.
             Kind::ClockStep => {}
+        }
+    }
+
+    /// The zone that it is about, from 0 on.
+    fn zone_index(&self) -> usize {
+        self.draw as usize % EXPRESS_ZONES
+    }
+
+    fn zone_name(&self) -> String {
+        format!("zone {}", self.zone_index() + 1)
+    }
+
+    /// `None` if there is no Express.
+    fn zone<'a>(&self, world: &'a World) -> Option<&'a Store> {
+        world.zones.get(self.zone_index())
+    }
+
+    /// Takes zones away from whom it is about, or gives them back.
+    fn cut_zones(&self, world: &World, nodes: &[SimNode], cut: bool) {
+        let (own, all_others) = (self.zone_index(), self.kind == Kind::ZonesDark);
+        let zones = world.zones.iter().enumerate();
+        for (_, zone) in zones.filter(|(at, _)| (*at == own) != all_others) {
+            let whom = nodes.iter().map(|node| node.number);
+            let whom = whom.filter(|number| self.kind != Kind::ZoneCut || *number == self.node);
+            whom.for_each(|number| zone.cut_off(number, cut));
         }
     }
 

@@ -31,6 +31,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 #[cfg(feature = "bugs")]
 use millrace_api::bug::Bug;
+use millrace_api::config::StorageClass;
 use millrace_jepsen::workload::Workload;
 use rand_of_mad_turmoil::SeedableRng;
 
@@ -157,6 +158,10 @@ struct RunArgs {
     #[arg(long)]
     workload: Option<Workload>,
 
+    /// The class of all streams: on one store, or on three zones [default: drawn from the seed]
+    #[arg(long, value_parser = parse_class)]
+    class: Option<StorageClass>,
+
     /// What goes wrong, of which kinds; `--faults none` for nothing [default: some, drawn from the seed]
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     faults: Option<Vec<String>>,
@@ -228,6 +233,7 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
         seed,
         disturbed: Duration::from_secs(args.seconds),
         workload: args.workload,
+        class: args.class,
         faults: args.faults.as_deref().map(kinds).transpose()?,
         schedule: args.schedule.as_deref().map(str::parse).transpose()?,
         keep: args.keep.as_deref().map(indices).transpose()?,
@@ -312,6 +318,9 @@ impl RunArgs {
         if let Some(name) = self.workload.and_then(|workload| workload.to_possible_value()) {
             add("--workload", name.get_name().to_owned());
         }
+        if let Some(class) = self.class {
+            add("--class", class_name(class).to_owned());
+        }
         #[cfg(feature = "bugs")]
         if let Some(bug) = self.bug {
             add("--bug", bug.name().to_owned());
@@ -387,6 +396,19 @@ fn parse_bug(text: &str) -> Result<Bug, String> {
         let names: Vec<_> = Bug::ALL.iter().map(|bug| bug.name()).collect();
         format!("there are {}", names.join(", "))
     })
+}
+
+fn parse_class(text: &str) -> Result<StorageClass, String> {
+    let classes = [StorageClass::Standard, StorageClass::Express];
+    let found = classes.into_iter().find(|class| class_name(*class) == text);
+    found.ok_or_else(|| "there are standard and express".to_owned())
+}
+
+fn class_name(class: StorageClass) -> &'static str {
+    match class {
+        StorageClass::Standard => "standard",
+        StorageClass::Express => "express",
+    }
 }
 
 fn parse_seeds(text: &str) -> Result<Range<u64>, String> {

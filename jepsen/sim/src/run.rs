@@ -1,14 +1,16 @@
 //! One run: a cluster, its clients and its faults, all in this thread, all decided by one number.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
+use millrace_api::config::StorageClass;
 use millrace_jepsen::live::judge::judge;
 use millrace_jepsen::workload::Workload;
 use millrace_raft::group::Meta;
+use millrace_server::zones::EXPRESS_ZONES;
 use rand::rngs::{SmallRng, StdRng};
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
@@ -35,6 +37,8 @@ const LOOKS_EVERY: Duration = Duration::from_millis(100);
 const MARKS_EVERY: Duration = Duration::from_millis(500);
 /// Clients work undisturbed for so long at first.
 const CALM: Duration = Duration::from_millis(500);
+/// What is drawn about zones depends on the seed with this.
+const ZONES_SEED: u64 = 0x5a4f_4e45;
 /// Beyond the time for faults: no run takes longer than this.
 const ENDS_WITHIN: Duration = Duration::from_secs(600);
 
@@ -46,6 +50,8 @@ pub struct Run {
     pub disturbed: Duration,
     /// `None`: drawn.
     pub workload: Option<Workload>,
+    /// Of all streams. `None`: drawn, or Express if the faults are about its zones.
+    pub class: Option<StorageClass>,
     /// `None`: drawn.
     pub faults: Option<Vec<Kind>>,
     /// Instead of faults that are drawn.
@@ -81,7 +87,17 @@ impl Run {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let workload = self.workload.unwrap_or_else(|| draw_workload(&mut rng));
         let mut drawn = SmallRng::seed_from_u64(rng.random());
-        let kinds = self.faults.clone().unwrap_or_else(|| draw_kinds(&mut drawn));
+        // Drawn apart, so that a run over one store does not depend on there being zones.
+        let mut of_zones = SmallRng::seed_from_u64(self.seed ^ ZONES_SEED);
+        let class = self.class.unwrap_or_else(|| self.draw_class(&mut of_zones));
+        let kinds = self.faults.clone().unwrap_or_else(|| {
+            let mut kinds = draw_kinds(&mut drawn);
+            if class == StorageClass::Express {
+                let zones = Kind::of_zones();
+                kinds.push(zones[of_zones.random_range(0..zones.len())]);
+            }
+            kinds
+        });
         let shape = Shape {
             nodes: self.nodes,
             channels: rng.random_range(1..=4),
@@ -90,7 +106,7 @@ impl Run {
             flush_interval: Duration::from_millis(rng.random_range(200..4_000)),
         };
         trace.line(&format!(
-            "seed {}, {workload:?}, {shape:?}, faults {kinds:?}",
+            "seed {}, {workload:?}, {class:?}, {shape:?}, faults {kinds:?}",
             self.seed
         ));
         let planned = self.schedule.iter().flat_map(|schedule| &schedule.0);
@@ -99,6 +115,12 @@ impl Run {
         let world = World {
             wires: Wires::new(trace.clone()),
             store: Store::new(rng.random(), trace.clone()),
+            zones: match class {
+                StorageClass::Standard => Vec::new(),
+                StorageClass::Express => (0..EXPRESS_ZONES)
+                    .map(|_| Store::new(of_zones.random(), trace.clone()))
+                    .collect(),
+            },
             trace: trace.clone(),
             findings: findings.clone(),
         };
@@ -109,6 +131,7 @@ impl Run {
                 SimNode::new(&mut sim, number, machine, shape, &world, disk)
             })
             .collect::<Vec<_>>();
+        let ready = Rc::new(Cell::new(class == StorageClass::Standard));
         let (phase, mut phases) = watch::channel(Phase::Starting);
         let seen = Rc::new(RefCell::new(Seen::default()));
         let clients = Clients {
@@ -118,6 +141,7 @@ impl Run {
             seed: rng.random(),
             pause: self.pause,
             phase: phase.clone(),
+            ready: ready.clone(),
             seen: seen.clone(),
         };
         sim.client(CLIENTS, async move {
@@ -133,7 +157,7 @@ impl Run {
             let over = sim.step().map_err(|error| anyhow::anyhow!("{error}"))?;
             let now = sim.elapsed();
             trace::set_step(now);
-            world.store.step(now);
+            world.stores().for_each(|store| store.step(now));
             if over {
                 break;
             }
@@ -162,7 +186,12 @@ impl Run {
             }
             if now >= looked + LOOKS_EVERY {
                 looked = now;
-                invariants.check(&serving(&nodes), findings);
+                let serving = serving(&nodes);
+                invariants.check(&serving, findings);
+                if class == StorageClass::Express {
+                    ready.set(ready.get() || has_express(&serving));
+                    invariants.check_zones(now, &serving, &world.zones, findings);
+                }
             }
             if now >= marked + MARKS_EVERY {
                 marked = now;
@@ -171,6 +200,9 @@ impl Run {
         }
         if invariants.comparisons() == 0 {
             findings.add("replicas were never compared".into());
+        }
+        if class == StorageClass::Express && invariants.slots_counted() == 0 {
+            findings.add("nothing was written to the Express zones".into());
         }
         let simulated = sim.elapsed();
         for node in &mut nodes {
@@ -196,6 +228,16 @@ impl Run {
             events: trace.events(),
             hash: trace.hash(),
         })
+    }
+
+    fn draw_class(&self, rng: &mut SmallRng) -> StorageClass {
+        let kinds = self.faults.iter().flatten().copied();
+        let planned = self.schedule.iter().flat_map(|schedule| &schedule.0);
+        let mut kinds = kinds.chain(planned.map(|planned| planned.kind));
+        match kinds.any(Kind::is_of_zones) || rng.random() {
+            true => StorageClass::Express,
+            false => StorageClass::Standard,
+        }
     }
 
     /// Judges every stream; how many operations there were, and the histories of those with something wrong.
@@ -239,6 +281,15 @@ fn network(rng: &mut StdRng, at_most: Duration) -> Sim<'static> {
 fn serving(nodes: &[SimNode]) -> Vec<(u64, Meta)> {
     let serving = nodes.iter().filter_map(|node| Some((node.number, node.meta()?)));
     serving.collect()
+}
+
+/// Whether somebody serves streams of class Express.
+fn has_express(serving: &[(u64, Meta)]) -> bool {
+    let channels = serving
+        .iter()
+        .filter_map(|(_, meta)| meta.state().channels().ok());
+    let mut channels = channels.flatten();
+    channels.any(|channel| channel.class == StorageClass::Express && channel.activated)
 }
 
 fn draw_workload(rng: &mut StdRng) -> Workload {

@@ -1,4 +1,4 @@
-//! The object store: one for the whole cluster, as far away from every node as the network makes it.
+//! Object stores, each one for the whole cluster and as far away from every node as the network makes it.
 //!
 //! It is a party of its own: what a node asked of it happens whether or not the node is still there to hear of it. It
 //! is strongly consistent and never loses anything, as object stores promise; but requests may fail before or after
@@ -75,6 +75,20 @@ struct Inner {
     trace: Trace,
 }
 
+/// All stores as one node reaches them.
+pub struct StoresOf {
+    pub standard: StoreOf,
+    /// Of Express, in the order of their numbers from 1 on.
+    pub zones: Vec<StoreOf>,
+}
+
+/// The URL of an Express zone's store, by its number from 1 on.
+pub fn zone_url(number: usize) -> String {
+    format!("{ZONE_URL}{number}")
+}
+
+const ZONE_URL: &str = "sim://zone-";
+
 /// The store as one node reaches it.
 #[derive(Clone)]
 pub struct StoreOf {
@@ -137,6 +151,12 @@ impl Store {
         for it in over {
             inner.at(now, it);
         }
+    }
+
+    /// The first bytes of an object, at most so many.
+    pub fn peek(&self, key: &str, len: usize) -> Option<Bytes> {
+        let object = self.lock().objects.get(key).cloned()?;
+        Some(object.slice(..object.len().min(len)))
     }
 
     /// How many objects it holds.
@@ -264,9 +284,17 @@ impl fmt::Debug for StoreOf {
     }
 }
 
-impl Stores for StoreOf {
-    fn open(&self, _url: &str) -> Result<Arc<dyn ZoneStore>, StoreError> {
-        Ok(Arc::new(self.clone()))
+impl Stores for StoresOf {
+    fn open(&self, url: &str) -> Result<Arc<dyn ZoneStore>, StoreError> {
+        let Some(number) = url.strip_prefix(ZONE_URL) else {
+            return Ok(Arc::new(self.standard.clone()));
+        };
+        let zone = number
+            .parse()
+            .ok()
+            .and_then(|number: usize| self.zones.get(number.checked_sub(1)?));
+        let zone = zone.ok_or_else(|| StoreError::Invalid(format!("there is no store {url}")))?;
+        Ok(Arc::new(zone.clone()))
     }
 }
 

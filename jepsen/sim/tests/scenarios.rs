@@ -8,7 +8,7 @@ fn trace(seed: u64, workload: &str, schedule: &str) -> String {
     let out = tempfile::tempdir().expect("a directory");
     let output = Command::new(env!("CARGO_BIN_EXE_millrace-sim"))
         .args(["run", "--seed", &seed.to_string(), "--workload", workload])
-        .args(["--schedule", schedule])
+        .args(["--schedule", schedule, "--class", "standard"])
         .arg("--out")
         .arg(out.path())
         .output()

@@ -62,12 +62,6 @@ pub fn assign(txn: &mut Txn<'_>, c: &AssignChannel) -> Outcome<Response> {
         }
         .into());
     }
-    if row.owner == Some(owner) {
-        let current = epoch(txn, c.channel, row.epoch)?;
-        if !current.activated && current.seal.is_none() && current.gens == c.gens {
-            return Ok(Response::Assigned(row.epoch));
-        }
-    }
     row.owner = Some(owner);
     row.epoch = Epoch(row.epoch.0 + 1);
     let begun = EpochState {

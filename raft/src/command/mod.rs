@@ -172,8 +172,8 @@ pub struct CreateChannel {
 }
 
 /// Begins the next epoch of a channel, owned by the given incarnation and written under `gens`. Refused while
-/// another live incarnation owns the channel. For the owner itself: the current epoch again if it is not activated
-/// yet and has the same gens, otherwise a new one.
+/// another live incarnation owns the channel. Asked again by the owner itself, it begins another epoch: what an earlier
+/// attempt wrote into its own may still arrive there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssignChannel {
     pub channel: ChannelId,

@@ -115,7 +115,7 @@ pub async fn take_over(
             })
             .await?;
         let nonce = Nonce(env.random_u128());
-        let (fold, first_slot) = replay(channel, nonce, meta, wal).await?;
+        let (fold, first_slot) = replay(channel, epoch, nonce, meta, wal).await?;
         meta.propose(ActivateChannel { channel, epoch }).await?;
         let (mut writer, mut written) = wal.writer(channel, epoch, nonce, first_slot);
         if let Some(by) = claim(&mut writer, &mut written).await {
@@ -155,11 +155,14 @@ pub async fn take_over(
 /// Ends the earlier epochs and folds their chunks. Answers the first free slot of the current epoch too.
 async fn replay(
     channel: ChannelId,
+    epoch: Epoch,
     nonce: Nonce,
     meta: &Meta,
     wal: &Wal,
 ) -> Result<(Fold, ChunkSeq), RecoveryError> {
-    let history = history(&channel_record(channel, meta)?);
+    let record = channel_record(channel, meta)?;
+    must_be_current(&record, epoch)?;
+    let history = history(&record);
     let mut fold = Fold::new(meta.state().open_streamlets(channel)?, Instant::now());
     let judge = MetaJudge { meta: meta.clone() };
     let recovered = millrace_wal::recover(wal, &history, &judge, nonce, |chunk, footer| {
@@ -201,6 +204,18 @@ async fn claim(
 fn channel_record(channel: ChannelId, meta: &Meta) -> Result<ChannelRecord, RecoveryError> {
     let record = meta.state().channel(channel)?;
     Ok(record.ok_or(MetaError::Refused(Refused::ChannelUnknown(channel)))?)
+}
+
+/// The epoch may be over before its owner comes to look: a later one is not its to recover into.
+fn must_be_current(record: &ChannelRecord, epoch: Epoch) -> Result<(), RecoveryError> {
+    match record.epoch == epoch {
+        true => Ok(()),
+        false => Err(MetaError::Refused(Refused::EpochMoved {
+            channel: record.channel,
+            epoch: record.epoch,
+        })
+        .into()),
+    }
 }
 
 fn history(record: &ChannelRecord) -> ChannelHistory {
@@ -570,4 +585,47 @@ async fn read_commands(
         Ok::<_, RecoveryError>(commands)
     });
     stream::iter(reads).buffered(COMMAND_READS).try_concat().await
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_api::config::StorageClass;
+    use millrace_api::id::FlushSeq;
+
+    use super::*;
+
+    fn record(epoch: u64) -> ChannelRecord {
+        ChannelRecord {
+            channel: ChannelId(1),
+            class: StorageClass::Standard,
+            owner: None,
+            epoch: Epoch(epoch),
+            activated: false,
+            sealed_through: Epoch(0),
+            checkpoint: Slot {
+                epoch: Epoch(1),
+                slot: ChunkSeq(0),
+            },
+            flush_seq: FlushSeq(0),
+            merge_seq: FlushSeq(0),
+            gens: vec![ZoneGen(1)],
+            epochs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_late_owner_does_not_recover_into_the_epoch_of_another() {
+        assert!(must_be_current(&record(2), Epoch(2)).is_ok());
+        let refused = must_be_current(&record(3), Epoch(2));
+        assert!(
+            matches!(
+                refused,
+                Err(RecoveryError::Meta(MetaError::Refused(Refused::EpochMoved {
+                    epoch: Epoch(3),
+                    ..
+                })))
+            ),
+            "{refused:?}"
+        );
+    }
 }

@@ -166,6 +166,9 @@ impl<V: FnMut(ChunkId, &Arc<Footer>) + Send> Recovery<'_, V> {
         if planted(Bug::AdoptOnlyFirst) {
             rest.truncate(1);
         }
+        if planted(Bug::AdoptOnlyLast) {
+            rest.drain(..rest.len().saturating_sub(1));
+        }
         let adopted = self.adopt(epoch, start + kept as u64, rest).await?;
         self.commit(epoch, start + kept as u64, adopted.len() as u64)
             .await?;

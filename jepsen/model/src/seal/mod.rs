@@ -10,8 +10,8 @@
 //! for it first, which is more than the product does: what asking finds out only spares it a seal. Owners acknowledge
 //! as soon as they may, and hear of a seal as late as they like: both promise the most and know the least.
 //!
-//! What is not here: records within chunks, checkpoints and the deletion of what was flushed, and the barrier, which is
-//! there so that the walk ends and not for what it finds.
+//! What is not here: records within chunks, checkpoints, and the deletion of what was flushed. The barrier is here as
+//! seals that may come to any slot of an epoch that is walked; that it ends the walk is not, for the walk is short.
 
 mod check;
 mod rules;
@@ -20,7 +20,7 @@ mod step;
 
 use std::fmt::Write;
 
-pub use rules::{Rule, Rules};
+pub use rules::{HELD_TWICE, Rule, Rules};
 pub use state::State;
 pub use step::Step;
 
@@ -33,6 +33,8 @@ pub struct SealModel {
     pub rules: Rules,
     /// Also asks of every state whether the newest owner comes through from there with one zone dark.
     pub progress: bool,
+    /// A blank zone may take the place of one of the three. Without, one may still be dark.
+    pub replacement: bool,
 }
 
 impl Model for SealModel {
@@ -45,6 +47,9 @@ impl Model for SealModel {
 
     fn steps(&self, state: &State, steps: &mut Vec<Step>) {
         step::steps(self.rules, state, steps);
+        if !self.replacement {
+            steps.retain(|step| !matches!(step, Step::Replace { .. }));
+        }
     }
 
     fn take(&self, state: &State, step: Step) -> State {

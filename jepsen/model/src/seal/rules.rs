@@ -171,6 +171,11 @@ impl Rule {
     }
 }
 
+/// Rules that leave nothing to be seen when they are left out alone. A current owner proposes one end for each epoch, so
+/// that only one that is over could have another recorded, which is refused; and one that goes on without knowing is
+/// over, or else it would know, and does not come to be active.
+pub const HELD_TWICE: [Rule; 2] = [Rule::VerdictStands, Rule::VerdictIsKnown];
+
 /// The rules that are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
@@ -189,6 +194,18 @@ impl Rules {
 
     pub(super) const fn kept(self, rule: Rule) -> bool {
         self.dropped & 1 << (rule as u8) == 0
+    }
+
+    /// None of these is left out.
+    pub(super) fn all_kept(self, rules: &[Rule]) -> bool {
+        rules.iter().all(|rule| self.kept(*rule))
+    }
+
+    /// None but these is left out.
+    pub(super) fn all_but_kept(self, rules: &[Rule]) -> bool {
+        Rule::ALL
+            .iter()
+            .all(|rule| self.kept(*rule) || rules.contains(rule))
     }
 
     pub(super) const fn dropped(self, rule: Rule) -> bool {

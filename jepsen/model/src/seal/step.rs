@@ -7,6 +7,16 @@ use super::state::{
     Cell, EPOCHS, Owner, Phase, QUORUM, REPLACEMENT, Record, SEAL_QUORUM, SLOTS, Said, Seal, State, ZONES,
 };
 
+/// Rules that have nothing to do with where an epoch ends, and with what stands there.
+const NOT_OF_ENDS: [Rule; 6] = [
+    Rule::SealedAreReplayed,
+    Rule::VerdictStands,
+    Rule::VerdictIsKnown,
+    Rule::VoidIsUnread,
+    Rule::NamedIsKept,
+    Rule::ActivatedByCurrent,
+];
+
 /// One step of somebody. Epochs and owners are counted from 0 here, and from 1 wherever they are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -48,7 +58,12 @@ pub enum Step {
 /// Appends what may happen in `state` under `rules`.
 pub fn steps(rules: Rules, state: &State, steps: &mut Vec<Step>) {
     // Nobody begins after the last owner, and so nobody hears of a zone that is replaced then.
-    let matters = usize::from(state.current) + 1 < EPOCHS || rules != Rules::ALL;
+    let unheard = [
+        Rule::BlankIsAnother,
+        Rule::BlankIsSilent,
+        Rule::RequestsNameTheGen,
+    ];
+    let matters = usize::from(state.current) + 1 < EPOCHS || !rules.all_kept(&unheard);
     if !state.any_replaced() && matters {
         steps.extend((0..ZONES).map(|zone| Step::Replace { zone }));
     }
@@ -117,9 +132,10 @@ fn creates(rules: Rules, state: &State, epoch: usize, slot: usize, steps: &mut V
     }
 }
 
-/// Whether nothing that may yet take effect there is of interest to anybody. With rules left out, everything is.
+/// Whether nothing that may yet take effect there is of interest to anybody. Without the rules that say where an epoch
+/// ends, everything is.
 fn is_settled(rules: Rules, state: &State, epoch: usize, slot: usize) -> bool {
-    if rules != Rules::ALL {
+    if !rules.all_but_kept(&NOT_OF_ENDS) {
         return false;
     }
     let stores = state.stores(epoch);
@@ -221,8 +237,8 @@ fn proposes(rules: Rules, state: &State, owner: usize, steps: &mut Vec<Step>) {
         .proposed
         .expect("whoever proposes has something to propose");
     let stores = state.stores(owner);
-    let durable = (0..usize::from(seal.adopted))
-        .all(|slot| state.copies_of(owner, slot, &stores, state.said[owner][slot][0]) >= QUORUM);
+    let durable =
+        (0..usize::from(seal.adopted)).all(|slot| own_copies(state, owner, slot, &stores) >= QUORUM);
     if !durable && rules.kept(Rule::AdoptedIsDurable) {
         return;
     }
@@ -295,14 +311,21 @@ fn shown(rules: Rules, state: &State, owner: usize, skipping: bool) -> Option<[S
     Some(log)
 }
 
+/// Copies under the writer's own nonce.
+fn own_copies(state: &State, owner: usize, slot: usize, stores: &[usize]) -> usize {
+    let own = |store: &&usize| state.cell(owner, slot, **store) == Cell::Chunk(0);
+    stores.iter().filter(own).count()
+}
+
 /// All that was written is durable, and nobody has taken over.
 fn may_release(state: &State, owner: usize) -> bool {
     let stores = state.stores(owner);
     owner == usize::from(state.current)
         && owner + 1 < EPOCHS
         && !state.released
+        && state.written[owner] >= state.owners[owner].adopted
         && (0..usize::from(state.written[owner]))
-            .all(|slot| state.copies_of(owner, slot, &stores, state.said[owner][slot][0]) >= QUORUM)
+            .all(|slot| own_copies(state, owner, slot, &stores) >= QUORUM)
 }
 
 fn may_retry(state: &State, owner: usize) -> bool {
@@ -334,7 +357,10 @@ pub fn take(rules: Rules, state: &State, step: Step) -> State {
             if *said == Said::NOTHING {
                 *said = Said::first(epoch, slot, version);
             }
-            next.written[epoch] = next.written[epoch].max(slot as u8 + 1);
+            // What an earlier attempt has sent does not count for the later one.
+            if version == 0 || rules.kept(Rule::BegunOnce) {
+                next.written[epoch] = next.written[epoch].max(slot as u8 + 1);
+            }
         }
         Step::Seal { epoch, slot, store } => next.cells[epoch][slot].set(store, Cell::Seal),
         Step::Sweep { epoch, slot, store } => next.cells[epoch][slot].set(store, Cell::Empty),
@@ -506,10 +532,11 @@ fn acknowledge(rules: Rules, state: &mut State) {
         }
         for slot in usize::from(state.owners[epoch].adopted)..SLOTS {
             let durable = [0, 1].map(|version| is_durable(rules, state, epoch, slot, version));
-            for version in (0..2).filter(|version| durable[*version]) {
+            let again = usize::from(rules.dropped(Rule::KeyKeepsItsBytes));
+            for version in (0..=again).filter(|version| durable[*version]) {
                 state.acked[epoch] |= 1 << (2 * slot + version);
             }
-            if !durable[0] && !durable[1] && rules.kept(Rule::AckedInOrder) {
+            if !durable[..=again].contains(&true) && rules.kept(Rule::AckedInOrder) {
                 break;
             }
         }
@@ -538,14 +565,20 @@ pub fn is_durable(rules: Rules, state: &State, epoch: usize, slot: usize, versio
 
 /// Drops what is of no interest any more, so that states that differ in nothing else are one.
 fn forget(rules: Rules, state: &mut State) {
-    if rules != Rules::ALL {
-        return;
-    }
+    let without_effect = [
+        Rule::SealByCurrent,
+        Rule::VoidIsUnread,
+        Rule::ActiveBeforeWriting,
+        Rule::ActivatedByCurrent,
+    ];
     for epoch in 0..EPOCHS {
-        if epoch < usize::from(state.current) && !state.records[epoch].activated {
+        let replaced = epoch < usize::from(state.current) && !state.records[epoch].activated;
+        if replaced && rules.all_kept(&without_effect) {
             forget_owner(state, epoch);
         }
-        forget_end(state, epoch);
+        if rules.all_but_kept(&NOT_OF_ENDS) {
+            forget_end(state, epoch);
+        }
     }
 }
 

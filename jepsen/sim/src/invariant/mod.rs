@@ -9,10 +9,14 @@ mod replicas;
 mod segments;
 mod streams;
 pub mod timestamps;
+mod zones;
+
+use std::time::Duration;
 
 use millrace_raft::group::Meta;
 
 use crate::findings::Findings;
+use crate::store::Store;
 
 /// All of them, with what they remember of the run so far.
 #[derive(Default)]
@@ -20,6 +24,7 @@ pub struct Invariants {
     replicas: replicas::Replicas,
     epochs: epochs::Epochs,
     streams: streams::Streams,
+    zones: zones::Zones,
 }
 
 impl Invariants {
@@ -37,6 +42,28 @@ impl Invariants {
                 findings.add(wrong.to_string());
             }
         }
+    }
+
+    /// Looks at what Express zones hold, by the metadata of the node that has applied most.
+    pub fn check_zones(
+        &mut self,
+        now: Duration,
+        nodes: &[(u64, Meta)],
+        zones: &[Store],
+        findings: &Findings,
+    ) {
+        let Some((_, newest)) = nodes.iter().max_by_key(|(_, meta)| meta.applied_index()) else {
+            return;
+        };
+        let seen = newest.state().channels().map_err(anyhow::Error::from);
+        if let Err(wrong) = seen.and_then(|channels| self.zones.check(now, &channels, zones)) {
+            findings.add(wrong.to_string());
+        }
+    }
+
+    /// How many slots of Express channels were looked at.
+    pub fn slots_counted(&self) -> u64 {
+        self.zones.counted
     }
 
     /// How many comparisons have been made: a run that made none has shown nothing.

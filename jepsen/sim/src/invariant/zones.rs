@@ -1,0 +1,81 @@
+//! What a recorded end counts is at a write quorum of the Express zones, as long as it is not in segments (P1).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::bail;
+use millrace_api::config::StorageClass;
+use millrace_api::id::ChunkSeq;
+use millrace_raft::query::ChannelRecord;
+use millrace_server::zones::EXPRESS_QUORUM;
+use millrace_wal::ChunkId;
+use millrace_wal::format::{CHUNK_HEADER_LEN, decode_header};
+
+use crate::store::Store;
+
+/// The nodes that serve may not have heard yet that a chunk is in segments, and its deletion be quicker.
+const LATE_BY: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub struct Zones {
+    /// Slots that too few zones hold, and since when.
+    missing: BTreeMap<ChunkId, Duration>,
+    /// How many slots were looked at.
+    pub counted: u64,
+}
+
+impl Zones {
+    pub fn check(
+        &mut self,
+        now: Duration,
+        channels: &[ChannelRecord],
+        zones: &[Store],
+    ) -> anyhow::Result<()> {
+        let mut missing = BTreeMap::new();
+        for channel in channels
+            .iter()
+            .filter(|channel| channel.class == StorageClass::Express)
+        {
+            for id in counted_slots(channel) {
+                self.counted += 1;
+                let holds = |zone: &&Store| {
+                    zone.peek(&id.key(), CHUNK_HEADER_LEN)
+                        .is_some_and(|it| is_chunk(&it))
+                };
+                if zones.iter().filter(holds).count() < EXPRESS_QUORUM {
+                    missing.insert(id, self.missing.get(&id).copied().unwrap_or(now));
+                }
+            }
+        }
+        self.missing = missing;
+        let lost = self.missing.iter().find(|(_, since)| now >= **since + LATE_BY);
+        if let Some((id, since)) = lost.map(|(id, since)| (*id, *since)) {
+            // Said once.
+            self.missing.insert(id, Duration::MAX - LATE_BY);
+            bail!(
+                "P1: {id} is part of its channel's history, and fewer than {EXPRESS_QUORUM} zones hold it since {since:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Slots before recorded ends, from the checkpoint on.
+fn counted_slots(channel: &ChannelRecord) -> impl Iterator<Item = ChunkId> {
+    let checkpoint = channel.checkpoint;
+    let sealed = channel
+        .sealed()
+        .filter(move |(epoch, ..)| *epoch >= checkpoint.epoch);
+    sealed.flat_map(move |(epoch, _, seal)| {
+        let first = if epoch == checkpoint.epoch {
+            checkpoint.slot.0
+        } else {
+            0
+        };
+        (first..seal.end.0).map(move |slot| ChunkId::new(channel.channel, epoch, ChunkSeq(slot)))
+    })
+}
+
+fn is_chunk(header: &[u8]) -> bool {
+    decode_header(header).is_ok_and(|header| !header.meta.kind.is_seal())
+}
