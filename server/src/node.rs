@@ -434,6 +434,7 @@ impl Among<'_> {
             control: control.clone(),
             lifecycle: lifecycle.clone(),
             storage,
+            express: parts.express.clone(),
         };
         cluster.admin.fill(parts_for_operators, stop.clone());
         let address = cluster.serve(service, stop).await?;

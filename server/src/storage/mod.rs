@@ -35,6 +35,7 @@ use crate::tasks::objects::DeadObjects;
 use crate::tasks::sweep::Sweeps;
 use crate::wals::Wals;
 use crate::zones::express::ExpressZones;
+use crate::zones::repair::Repair;
 use crate::zones::source::{Source, UrlSource};
 
 /// The store is not listed more often, whatever is asked for.
@@ -155,6 +156,16 @@ impl Storage {
             cache: self.cache,
         };
         tasks.spawn(Merges::new(channels.clone(), merger, config.housekeeping_interval).run(stop.clone()));
+        if let Some(zones) = self.express {
+            let repair = Repair {
+                meta: meta.clone(),
+                wals: self.wals,
+                channels: channels.clone(),
+                zones,
+                full_interval: sweeps.interval,
+            };
+            tasks.spawn(repair.run(stop.clone()));
+        }
         tasks.spawn(self.reaping.run(stop.clone()));
         tasks.spawn(deletion.run(stop.clone()));
         tasks.spawn(dead_objects.run(stop.clone()));
