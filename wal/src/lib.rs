@@ -40,6 +40,6 @@ pub use segment::{
     verify_object,
 };
 pub use zone::{
-    Blocking, CreateOutcome, LocalStore, MemoryStore, ObjectStoreZone, Payload, ReadRange, StoreEnvOptions,
-    StoreError, ZoneStore, open_url, preflight,
+    Blocking, CreateOutcome, DiskOptions, DiskStore, LocalStore, MemoryStore, ObjectStoreZone, Payload,
+    ReadRange, StoreEnvOptions, StoreError, ZoneStore, open_url, preflight,
 };
