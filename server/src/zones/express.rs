@@ -223,7 +223,10 @@ impl Shared {
                     () = sleep(until.saturating_duration_since(Instant::now())) => break,
                     () = zone.look_now.notified() => break,
                     Ok(()) = changed.changed() => {
-                        if self.looking(zone).registered().ok().flatten() != registered {
+                        let another = self.looking(zone).registered().ok().flatten() != registered;
+                        // A node that has just come may be the one that it is on.
+                        if another || *zone.state.borrow() != ZoneState::Ok {
+                            sleep(PAUSE_MIN).await;
                             break;
                         }
                     }
@@ -244,7 +247,7 @@ impl Shared {
         {
             match state {
                 ZoneState::Ok if guard.is_open() => {}
-                ZoneState::Ok => match zone.source.open(life) {
+                ZoneState::Ok => match zone.source.open(life).await {
                     Ok(store) => guard.admit(store),
                     Err(error) => {
                         tracing::debug!(zone = zone.number, %error, "the zone's store cannot be opened")
@@ -253,6 +256,9 @@ impl Shared {
                 ZoneState::Blank | ZoneState::Foreign(_) => guard.shut(),
                 ZoneState::Dark(_) | ZoneState::Unknown => {}
             }
+        }
+        if let (ZoneState::Ok, Some(life)) = (&state, life) {
+            zone.source.admitted(life);
         }
         let before = zone.state.send_replace(state.clone());
         if before.name() != state.name() {

@@ -83,7 +83,7 @@ impl Looking<'_> {
     async fn look_now(&self) -> Result<(Option<ZoneGen>, ZoneState), String> {
         let said = |error: &dyn std::fmt::Display| error.to_string();
         let registered = self.registered().map_err(|error| said(&error))?;
-        let store = self.source.open(registered).map_err(|error| said(&error))?;
+        let store = self.source.open(registered).await.map_err(|error| said(&error))?;
         let found = read_marker(&*store).await.map_err(|error| said(&error))?;
         let cell = super::standard::cell_id(self.meta, self.env)
             .await

@@ -54,7 +54,11 @@ impl ExpressZones {
         let cell = super::standard::cell_id(&self.shared.meta, &self.shared.env)
             .await
             .map_err(|error| unusable(&error))?;
-        let store = looking.source.open(None).map_err(|error| unusable(&error))?;
+        let store = looking
+            .source
+            .open(None)
+            .await
+            .map_err(|error| unusable(&error))?;
         let found = read_marker(&*store).await.map_err(|error| unusable(&error))?;
         let not_blank = |why: &str| ReplaceError::NotBlank {
             zone: number,
