@@ -4,6 +4,7 @@ use super::*;
 
 mod crash;
 mod reclaiming;
+mod speed;
 mod torn;
 
 /// Small files, so that there are many.
