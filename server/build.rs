@@ -40,8 +40,20 @@ fn among_nodes() -> Result<(), Box<dyn std::error::Error>> {
         Ok(())
     };
     generate(true, "millrace/admin/v1/admin.proto")?;
-    // Served by hand: see `peer/serve.rs`.
-    generate(false, "millrace/peer/v1/peer.proto")
+    // Served by hand: see `peer/serve.rs` and `zone_disk/serve.rs`.
+    generate(false, "millrace/peer/v1/peer.proto")?;
+    messages_of_zones()
+}
+
+/// Both sides of the service are written by hand.
+fn messages_of_zones() -> Result<(), Box<dyn std::error::Error>> {
+    tonic_prost_build::configure()
+        .build_client(false)
+        .build_server(false)
+        .bytes(".")
+        .emit_rerun_if_changed(false)
+        .compile_fds(protox::compile(["millrace/zone/v1/zone.proto"], ["proto"])?)?;
+    Ok(())
 }
 
 /// Connections are ours, not tonic's.

@@ -9,6 +9,7 @@ use millrace_api::id::{ChannelId, Epoch, NodeId, StreamId};
 use millrace_raft::error::StoreError;
 use millrace_raft::group::Meta;
 use millrace_raft::query::ChannelRecord;
+use millrace_wal::EpochProgress;
 
 use tokio::sync::watch;
 
@@ -41,6 +42,8 @@ pub struct Owned {
     pub epoch: Epoch,
     pub handle: ChannelHandle,
     pub stats: Arc<ChannelStats>,
+    /// How far the epoch is durable.
+    pub progress: EpochProgress,
 }
 
 impl Channels {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use axum::Router;
 use futures::stream::{self, Stream};
 use millrace_api::id::{Incarnation, NodeId};
 use millrace_raft::command::RegisterNode;
@@ -35,6 +36,7 @@ use crate::lease::Lease;
 use crate::ownership::{Ownership, Parts, Wanted};
 use crate::peer::directory::Peers;
 use crate::peer::serve::PeerService;
+use crate::zone_disk::serve::ZoneService;
 
 /// How long a node that is to stop tries to tell the leader so, before it gives its channels back all the same.
 const DEPARTURE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -86,6 +88,8 @@ pub struct Cluster {
     pub meta: Meta,
     /// What operators are answered with, beside metadata.
     pub admin: AdminSlot,
+    /// This node's disk, if it is a zone for the others.
+    pub disk: ZoneService,
     config: ClusterConfig,
     env: Env,
     slot: MemberSlot,
@@ -147,6 +151,7 @@ impl Cluster {
         Ok(Self {
             meta,
             admin,
+            disk: ZoneService::default(),
             config,
             env,
             slot,
@@ -169,6 +174,15 @@ impl Cluster {
 
     /// Takes in what other nodes ask of this one, until `stop`; answers the address under which they reach it.
     pub async fn serve(&self, service: PeerService, stop: CancellationToken) -> Result<String, ClusterError> {
+        self.serve_calls(service.router().merge(self.disk.clone().router()), stop)
+            .await
+    }
+
+    pub(crate) async fn serve_calls(
+        &self,
+        calls: Router,
+        stop: CancellationToken,
+    ) -> Result<String, ClusterError> {
         let listener = listen(&self.env, self.config.forward_addr).await?;
         let port = listener.local_addr().map_err(|cause| ClusterError::Listen {
             addr: self.config.forward_addr,
@@ -186,7 +200,7 @@ impl Cluster {
             .unwrap_or_else(|| format!("{host}:{}", port.port()));
         let served = grpc::serve(
             accepted(listener),
-            Routes::from(service.router()),
+            Routes::from(calls),
             self.slot.clone(),
             self.tls.clone(),
         );

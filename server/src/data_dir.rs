@@ -44,6 +44,11 @@ impl DataDir {
         self.path.join("meta")
     }
 
+    /// Where the node's disk is as an Express zone, if it is one.
+    pub fn zone(&self) -> PathBuf {
+        self.path.join("zone")
+    }
+
     /// Where metadata is kept for a store in memory, which is new at every start: empty.
     pub fn metadata_in_memory(&self) -> Result<PathBuf, DataDirError> {
         let path = self.path.join("meta-in-memory");

@@ -105,6 +105,7 @@ fn start(
             "--store",
             &format!("file://{}", data_dir.join("streams").display()),
         ])
+        .args(express(nodes))
         .args(["--log", "warn,openraft=error"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -123,6 +124,14 @@ fn start(
         http,
         process,
     })
+}
+
+/// From three nodes on, the disks of the first three are the Express zones.
+fn express(nodes: u16) -> Vec<String> {
+    match nodes {
+        0..3 => Vec::new(),
+        _ => vec!["--express".into(), "disk://1,disk://2,disk://3".into()],
+    }
 }
 
 fn at(first: SocketAddr, distance: u16) -> SocketAddr {

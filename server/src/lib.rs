@@ -32,4 +32,5 @@ mod tasks;
 pub mod telemetry;
 pub mod tls;
 pub mod wals;
+pub mod zone_disk;
 pub mod zones;

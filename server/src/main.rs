@@ -162,7 +162,7 @@ fn run_node(settings: Settings, dev: bool) -> anyhow::Result<()> {
 
 async fn serve(config: NodeConfig, dev: bool) -> anyhow::Result<()> {
     let stop = stop_signal()?;
-    let tls = config.tls != TlsConfig::Off;
+    let (tls, express) = (config.tls != TlsConfig::Off, config.express.is_some());
     let data_dir = config.data_dir.display().to_string();
     tokio::pin!(stop);
     let node = tokio::select! {
@@ -170,7 +170,7 @@ async fn serve(config: NodeConfig, dev: bool) -> anyhow::Result<()> {
         // Storage that is down can keep a start waiting; nothing was accepted yet.
         () = &mut stop => return Ok(()),
     };
-    announce(node.http_addr(), tls);
+    announce(node.http_addr(), tls, express);
     if dev {
         print_examples(node.http_addr(), &data_dir);
     }
@@ -194,10 +194,12 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 }
 
 /// For people and for programs that wait for the node: it serves from now on.
-fn announce(addr: SocketAddr, tls: bool) {
+fn announce(addr: SocketAddr, tls: bool, express: bool) {
     let scheme = if tls { "https" } else { "http" };
     println!("listening {scheme}://{addr}");
-    println!("streams of both storage classes are served by the Standard WAL");
+    if !express {
+        println!("streams of both storage classes are served by the Standard WAL");
+    }
 }
 
 fn print_examples(addr: SocketAddr, data_dir: &str) {

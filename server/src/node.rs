@@ -34,9 +34,10 @@ use crate::frontend::service::{Frontend, Lifecycle, ServiceLimits};
 use crate::init_file::{Declaration, InitError};
 use crate::lease::Lease;
 use crate::ownership::{ClassLimits, Ownership, Parts, Trouble, Wanted};
+use crate::peer::directory::Peers;
 use crate::peer::serve::{PeerParts, PeerService};
-use crate::storage::Storage;
 use crate::storage::caretaker::Caretaker;
+use crate::storage::{Disks, Storage};
 use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
 use crate::wals::Wals;
@@ -152,7 +153,19 @@ impl Node {
         cluster: Option<Cluster>,
     ) -> Result<Self, NodeError> {
         let zone = standard::open(&config.store, &meta, &env).await?;
-        let storage = Storage::new(zone, &config, &meta, &env)?;
+        let stop_serving = CancellationToken::new();
+        let peers = match &cluster {
+            Some(cluster) => Some(cluster.peers(stop_serving.clone())?),
+            None => None,
+        };
+        let disks = cluster.as_ref().zip(peers.clone()).map(|(cluster, peers)| Disks {
+            node: cluster.config().node,
+            directory: data_dir.zone(),
+            service: cluster.disk.clone(),
+            peers,
+            stop: stop_serving.clone(),
+        });
+        let storage = Storage::new(zone, disks, &config, &meta, &env)?;
         let node = config.cluster.as_ref().map_or(NODE, |cluster| cluster.node);
         let channels = Channels::new(node, meta.clone());
         let classes = 1 + usize::from(config.express.is_some());
@@ -203,17 +216,20 @@ impl Node {
             lifecycle.clone(),
         ));
         let stop_tasks = CancellationToken::new();
-        let stop_serving = CancellationToken::new();
         let mut tasks = JoinSet::new();
         if let Some(zones) = &storage.express {
             zones.start(&mut tasks, &stop_serving);
-            zones.looked(ZONES_PATIENCE).await;
+            // Among others nobody waits: their disks may be zones, and they may wait for this one.
+            if cluster.is_none() {
+                zones.looked(ZONES_PATIENCE).await;
+            }
         }
-        let ownership = match &cluster {
+        let ownership = match cluster.as_ref().zip(peers) {
             None => own_all(parts, &config, stop_channels.clone()).await?,
-            Some(cluster) => {
+            Some((cluster, peers)) => {
                 let among = Among {
                     cluster,
+                    peers,
                     storage: Caretaker::new(storage.cell(&meta), config.reader_grace),
                     config: &config,
                     frontend: &frontend,
@@ -401,6 +417,7 @@ async fn want_express(meta: &Meta, wals: &Wals, asked: u32, wanted: watch::Sende
 /// What makes a node one among others.
 struct Among<'a> {
     cluster: &'a Cluster,
+    peers: Peers,
     storage: Caretaker,
     config: &'a NodeConfig,
     frontend: &'a Arc<Frontend>,
@@ -413,6 +430,7 @@ impl Among<'_> {
     async fn others(self, stop: CancellationToken) -> Result<(Control, Lives), NodeError> {
         let Self {
             cluster,
+            peers,
             storage,
             config,
             frontend,
@@ -421,7 +439,6 @@ impl Among<'_> {
         } = self;
         let settings = cluster.config();
         let control = Control::new(cluster.meta.clone(), settings.lease, config.channels);
-        let peers = cluster.peers(stop.clone())?;
         parts.channels.reach_others(peers.clone());
         let answering = PeerParts {
             meta: cluster.meta.clone(),
@@ -434,6 +451,7 @@ impl Among<'_> {
             control: control.clone(),
             lifecycle: lifecycle.clone(),
             storage,
+            express: parts.express.clone(),
         };
         cluster.admin.fill(parts_for_operators, stop.clone());
         let address = cluster.serve(service, stop).await?;

@@ -345,6 +345,7 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
     let (handle, requests) = ChannelHandle::new(channel);
     let stats = parts.channels.stats(channel);
     let epoch = taken.epoch;
+    let progress = taken.writer.progress();
     let mut task = ChannelTask {
         id: channel,
         epoch,
@@ -365,7 +366,12 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
     };
     task.flushing.release_before(taken.checkpoint);
     task.close_leftovers(taken.deleting);
-    parts.channels.insert(Owned { epoch, handle, stats });
+    parts.channels.insert(Owned {
+        epoch,
+        handle,
+        stats,
+        progress,
+    });
     let ended = {
         let (run, replaced) = (task.run(), zones_replaced(&parts, channel, epoch));
         tokio::pin!(run);

@@ -10,6 +10,8 @@ mod cell;
 mod certificates;
 #[path = "cluster/cut_off.rs"]
 mod cut_off;
+#[path = "cluster/express.rs"]
+mod express;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/forwarding.rs"]

@@ -29,8 +29,8 @@ pub use format::{
 };
 pub use marker::{Marker, create_marker, read_marker};
 pub use quorum::{
-    AckPrefix, EpochWriter, FencedBy, LatencySnapshot, ReadError, SealOutcome, Wal, WalError, WalMetrics,
-    WalOptions, WriteEvent, Zone,
+    AckPrefix, EpochProgress, EpochWriter, FencedBy, LatencySnapshot, ReadError, Repaired, SealOutcome, Wal,
+    WalError, WalMetrics, WalOptions, WriteEvent, Zone,
 };
 pub use recovery::{
     ChannelHistory, Judge, JudgeError, Recovered, RecoveryError, SealedEpoch, UnsealedEpoch, recover,
@@ -40,6 +40,6 @@ pub use segment::{
     verify_object,
 };
 pub use zone::{
-    Blocking, CreateOutcome, LocalStore, MemoryStore, ObjectStoreZone, Payload, ReadRange, StoreEnvOptions,
-    StoreError, ZoneStore, open_url, preflight,
+    Blocking, CreateOutcome, DiskOptions, DiskStore, LocalStore, MemoryStore, ObjectStoreZone, Payload,
+    ReadRange, StoreEnvOptions, StoreError, ZoneStore, open_url, preflight,
 };

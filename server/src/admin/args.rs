@@ -94,10 +94,34 @@ pub enum ClusterCommand {
         /// [default: the voter that answers and lacks least]
         node: Option<u64>,
     },
+    /// List the Express zones: how they are, and what they lack; or accept another store for one
+    ///
+    /// STATE is ok; dark (it does not answer, and what it missed is repaired when it returns); blank (its store lost
+    /// what was written, or is a new one: it is not used); foreign (its store is another one: it is not used); unknown.
+    /// It is the worst that any node says, and NODES how many of those that answer say ok. LAG counts bytes of durable
+    /// chunks that nodes keep in memory for the zone's sake, BACKLOG chunks that it lacks.
+    Zones {
+        #[command(subcommand)]
+        command: Option<ZonesCommand>,
+    },
     /// Have all replicas compare their metadata at one place in the log, and print the checksum
     ///
     /// Each replica reads all of its metadata for that. One that differs stops, and its log says so.
     Check,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum ZonesCommand {
+    /// Accept the empty store that the nodes have for a zone in the place of the one that was written to
+    ///
+    /// For a store that is lost for good, or was emptied. For a bucket or directory, every node is first restarted with
+    /// the new URL in its --express; the disk of a node is replaced by starting the node with an empty one. Every Express
+    /// channel then begins a new epoch on the new store and moves what is older into segments. The command waits for
+    /// that, and says when it is safe to lose another zone. Interrupted, it is asked again or watched with `zones`.
+    Replace {
+        /// 1, 2 or 3: the place of the zone in --express
+        zone: u32,
+    },
 }
 
 /// How the cluster is reached.

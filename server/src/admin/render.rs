@@ -333,6 +333,103 @@ fn age(ms: u64) -> String {
     format!("{}.{} s", ms / 1000, ms % 1000 / 100)
 }
 
+/// One of `zones --json`.
+#[derive(Debug, Serialize)]
+pub struct ZoneJson {
+    zone: u32,
+    store: String,
+    /// Empty before the zone is registered.
+    generation: String,
+    /// The worst that any node says.
+    state: String,
+    why: String,
+    lag_bytes: u64,
+    repair_backlog: u64,
+    repaired: u64,
+    /// Of the nodes that answered.
+    nodes: Vec<ZoneOfNodeJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct ZoneOfNodeJson {
+    node: u64,
+    state: String,
+    why: String,
+    lag_bytes: u64,
+    repair_backlog: u64,
+}
+
+impl ZoneJson {
+    /// What several nodes say of the same zones.
+    pub fn merged(answers: &[(u64, pb::ListZonesResponse)]) -> Vec<Self> {
+        const WORST_FIRST: [&str; 5] = ["foreign", "blank", "dark", "unknown", "ok"];
+        let badness = |zone: &pb::Zone| WORST_FIRST.iter().position(|state| *state == zone.state);
+        let mut numbers: Vec<u32> = answers
+            .iter()
+            .flat_map(|(_, answer)| answer.zones.iter().map(|zone| zone.zone))
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let merged = numbers.into_iter().filter_map(|number| {
+            let of_nodes = answers.iter().filter_map(|(node, answer)| {
+                let zone = answer.zones.iter().find(|zone| zone.zone == number)?;
+                Some((*node, zone))
+            });
+            let (_, worst) = of_nodes.clone().min_by_key(|(_, zone)| badness(zone))?;
+            Some(Self {
+                zone: number,
+                store: worst.store.clone(),
+                generation: worst.r#gen.clone(),
+                state: worst.state.clone(),
+                why: worst.why.clone(),
+                lag_bytes: of_nodes.clone().map(|(_, zone)| zone.lagging_bytes).sum(),
+                repair_backlog: of_nodes.clone().map(|(_, zone)| zone.repair_backlog).sum(),
+                repaired: of_nodes.clone().map(|(_, zone)| zone.repaired).sum(),
+                nodes: of_nodes
+                    .map(|(node, zone)| ZoneOfNodeJson::new(node, zone))
+                    .collect(),
+            })
+        });
+        merged.collect()
+    }
+}
+
+impl ZoneOfNodeJson {
+    fn new(node: u64, zone: &pb::Zone) -> Self {
+        Self {
+            node,
+            state: zone.state.clone(),
+            why: zone.why.clone(),
+            lag_bytes: zone.lagging_bytes,
+            repair_backlog: zone.repair_backlog,
+        }
+    }
+}
+
+pub fn zones(zones: &[ZoneJson]) -> String {
+    let heading = ["ZONE", "STATE", "NODES", "LAG", "BACKLOG", "GENERATION", "STORE"];
+    let rows = zones.iter().map(|zone| {
+        let ok = zone.nodes.iter().filter(|node| node.state == "ok").count();
+        vec![
+            zone.zone.to_string(),
+            zone.state.clone(),
+            format!("{ok}/{}", zone.nodes.len()),
+            ByteSize(zone.lag_bytes).to_string(),
+            zone.repair_backlog.to_string(),
+            match zone.generation.is_empty() {
+                true => "-".into(),
+                false => zone.generation.clone(),
+            },
+            zone.store.clone(),
+        ]
+    });
+    let mut text = table(&heading, &rows.collect::<Vec<_>>(), &[0, 3, 4]);
+    for zone in zones.iter().filter(|zone| !zone.why.is_empty()) {
+        text += &format!("zone {}: {}\n", zone.zone, zone.why);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

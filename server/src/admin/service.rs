@@ -21,6 +21,8 @@ use super::view::{self, Led, View};
 use crate::control::Control;
 use crate::frontend::service::Lifecycle;
 use crate::storage::caretaker::{Caretaker, SweepEvents, VerifyEvents};
+use crate::zones::express::{ExpressZones, ZoneView};
+use crate::zones::replace::{ReplaceError, unsettled};
 
 /// Answered without it, a leader says that it cannot confirm that it leads.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,6 +32,7 @@ pub struct AdminParts {
     pub control: Control,
     pub lifecycle: Lifecycle,
     pub storage: Caretaker,
+    pub express: Option<ExpressZones>,
 }
 
 /// Where the service finds the node: empty while it starts, and after it has stopped.
@@ -306,6 +309,51 @@ impl admin_server::Admin for AdminService {
     async fn sweep(&self, request: Request<pb::SweepRequest>) -> Answer<SweepEvents> {
         let pb::SweepRequest { dry_run } = request.into_inner();
         Ok(Response::new(self.node()?.storage.sweep(dry_run)?))
+    }
+
+    async fn list_zones(&self, _: Request<pb::ListZonesRequest>) -> Answer<pb::ListZonesResponse> {
+        let (meta, node) = (self.meta()?, self.node()?);
+        let state = meta.state();
+        let unsettled = blocking(move || Ok(state.at_once(|view| unsettled(&view))?)).await?;
+        let views = node.express.as_ref().map(ExpressZones::views).unwrap_or_default();
+        Ok(Response::new(pb::ListZonesResponse {
+            zones: views.iter().map(zone).collect(),
+            unsettled_channels: u32::try_from(unsettled.len()).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn replace_zone(
+        &self,
+        request: Request<pb::ReplaceZoneRequest>,
+    ) -> Answer<pb::ReplaceZoneResponse> {
+        let pb::ReplaceZoneRequest { zone } = request.into_inner();
+        let node = self.node()?;
+        let express = node
+            .express
+            .as_ref()
+            .ok_or_else(|| Status::failed_precondition("this node has no Express zones (--express)"))?;
+        let zone_gen = express.replace(zone).await.map_err(|error| match error {
+            ReplaceError::Meta(error) => status(error),
+            error => Status::failed_precondition(error.to_string()),
+        })?;
+        let r#gen = zone_gen.to_string();
+        Ok(Response::new(pb::ReplaceZoneResponse { r#gen }))
+    }
+}
+
+fn zone(view: &ZoneView) -> pb::Zone {
+    pb::Zone {
+        zone: view.number,
+        store: view.store.clone(),
+        r#gen: view
+            .zone_gen
+            .map(|zone_gen| zone_gen.to_string())
+            .unwrap_or_default(),
+        state: view.state.name().into(),
+        why: view.state.why().into(),
+        lagging_bytes: view.lagging_bytes,
+        repair_backlog: view.backlog,
+        repaired: view.repaired,
     }
 }
 

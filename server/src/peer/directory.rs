@@ -83,6 +83,16 @@ impl Peers {
         }
     }
 
+    /// Where metadata say that a node is.
+    pub fn peer(&self, node: NodeId) -> Result<Peer, tonic::Status> {
+        self.dialer(node).peer()
+    }
+
+    /// A connection for one caller, made when it is used.
+    pub fn connection(&self, peer: &Peer) -> Channel {
+        self.shared.transport.new_channel(peer)
+    }
+
     fn dialer(&self, node: NodeId) -> Dialer {
         Dialer {
             node,

@@ -7,7 +7,7 @@
 mod codec;
 pub mod directory;
 pub mod link;
-mod messages;
+pub(crate) mod messages;
 mod parts;
 mod pieces;
 pub mod serve;

@@ -4,11 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_api::config::StorageClass;
 use millrace_api::id::ChannelId;
 use millrace_api::segment::{SEGMENT_PREFIX, SegmentObjectId};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
 use millrace_wal::{ChunkId, StoreError, ZoneStore};
+use tokio::time::timeout;
 
 use crate::wals::{NoWal, Wals};
 use crate::zones::zone_numbers;
@@ -16,6 +18,9 @@ use crate::zones::zone_numbers;
 /// Attempts at a request to a store that may work the next time, and the pause after the first of them.
 const ATTEMPTS: u32 = 6;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// An attempt that takes longer has failed. Whole chunks and pages of keys are asked for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Between two attempts to find a leader.
 const LEADER_PAUSE: Duration = Duration::from_secs(1);
@@ -93,6 +98,11 @@ impl Cell {
 }
 
 impl Area {
+    /// Whether the cell goes on when this one does not answer.
+    pub fn is_one_of_several(self) -> bool {
+        matches!(self, Area::Wal { zone } if zone_numbers(StorageClass::Express).contains(&zone))
+    }
+
     /// Where its keys are, with its closing slash.
     pub fn prefix(self) -> &'static str {
         match self {
@@ -131,6 +141,10 @@ pub async fn insist<T, F>(ask: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
+    let ask = async || {
+        let unanswered = |_| StoreError::Retry(format!("no answer within {ANSWER_TIMEOUT:?}"));
+        timeout(ANSWER_TIMEOUT, ask()).await.map_err(unanswered)?
+    };
     let mut pause = PAUSE_MIN;
     for _ in 1..ATTEMPTS {
         match ask().await {

@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod sweep;
 pub mod verify;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::config::{ExpressConfig, ExpressZone, NodeConfig};
 use crate::env::Env;
 use crate::flusher::Flusher;
 use crate::merger::Merger;
+use crate::peer::directory::Peers;
 use crate::reaper::{Reaper, Reaping};
 use crate::segment_reader::SegmentReader;
 use crate::storage::cell::Cell;
@@ -34,8 +36,10 @@ use crate::tasks::merge::Merges;
 use crate::tasks::objects::DeadObjects;
 use crate::tasks::sweep::Sweeps;
 use crate::wals::Wals;
+use crate::zone_disk::serve::ZoneService;
 use crate::zones::express::ExpressZones;
-use crate::zones::source::{Source, UrlSource};
+use crate::zones::repair::Repair;
+use crate::zones::source::{OthersDisk, OwnDisk, Source, UrlSource};
 
 /// The store is not listed more often, whatever is asked for.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_secs(1);
@@ -57,7 +61,13 @@ pub struct Storage {
 
 impl Storage {
     /// Over the standard store, and the Express zones if there are any.
-    pub fn new(zone: Zone, config: &NodeConfig, meta: &Meta, env: &Env) -> Result<Self, WalError> {
+    pub fn new(
+        zone: Zone,
+        disks: Option<Disks>,
+        config: &NodeConfig,
+        meta: &Meta,
+        env: &Env,
+    ) -> Result<Self, WalError> {
         let store = zone.store.clone();
         let options = WalOptions {
             inflight_chunks: config.inflight_chunks,
@@ -71,7 +81,7 @@ impl Storage {
                 hedge_after: EXPRESS_HEDGE_AFTER,
                 ..options
             };
-            ExpressZones::new(sources(express, env), meta, env, wals.clone(), options)
+            ExpressZones::new(sources(express, disks, env), meta, env, wals.clone(), options)
         });
         let cache = {
             let options = PageCacheOptions {
@@ -155,6 +165,16 @@ impl Storage {
             cache: self.cache,
         };
         tasks.spawn(Merges::new(channels.clone(), merger, config.housekeeping_interval).run(stop.clone()));
+        if let Some(zones) = self.express {
+            let repair = Repair {
+                meta: meta.clone(),
+                wals: self.wals,
+                channels: channels.clone(),
+                zones,
+                full_interval: sweeps.interval,
+            };
+            tasks.spawn(repair.run(stop.clone()));
+        }
         tasks.spawn(self.reaping.run(stop.clone()));
         tasks.spawn(deletion.run(stop.clone()));
         tasks.spawn(dead_objects.run(stop.clone()));
@@ -163,11 +183,29 @@ impl Storage {
     }
 }
 
-fn sources(config: &ExpressConfig, env: &Env) -> Vec<Arc<dyn Source>> {
+/// The way to the disks of the cluster's nodes, this one's among them.
+pub struct Disks {
+    pub node: NodeId,
+    /// Where this node's is, and who lets the others at it.
+    pub directory: PathBuf,
+    pub service: ZoneService,
+    pub peers: Peers,
+    pub stop: CancellationToken,
+}
+
+/// Without `disks` there are none among the zones: see [`ExpressConfig`].
+pub(crate) fn sources(config: &ExpressConfig, disks: Option<Disks>, env: &Env) -> Vec<Arc<dyn Source>> {
     let source = |zone: &ExpressZone| -> Arc<dyn Source> {
-        match zone {
-            ExpressZone::Url(url) => Arc::new(UrlSource::new(url.clone(), env.stores.clone())),
-            ExpressZone::Disk(node) => Arc::new(UrlSource::new(format!("disk://{node}"), env.stores.clone())),
+        match (zone, &disks) {
+            (ExpressZone::Url(url), _) => Arc::new(UrlSource::new(url.clone(), env.stores.clone())),
+            (ExpressZone::Disk(node), Some(disks)) if *node == disks.node => {
+                let (directory, service) = (disks.directory.clone(), disks.service.clone());
+                Arc::new(OwnDisk::new(*node, directory, service, disks.stop.clone()))
+            }
+            (ExpressZone::Disk(node), Some(disks)) => Arc::new(OthersDisk::new(disks.peers.clone(), *node)),
+            (ExpressZone::Disk(node), None) => {
+                unreachable!("the configuration refuses disk://{node} outside a cluster")
+            }
         }
     };
     config.zones.iter().map(source).collect()

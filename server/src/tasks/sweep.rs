@@ -69,6 +69,9 @@ impl Sweeps {
                 }
                 Err(error) => return Err(error),
             };
+            if let Some(error) = looked.passed_over {
+                tracing::info!(?looked.area, %error, "orphans in a zone are looked for another time");
+            }
             let mut proven = Vec::new();
             for it in looked.found {
                 match it.remark {

@@ -4,6 +4,7 @@
 //! - A zone that does not answer stops nothing: two of three are enough.
 //! - A store that turns out to be another one than was written to is never used. An operator says when it is to be.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,12 +39,12 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
 /// Clones share everything.
 #[derive(Clone)]
 pub struct ExpressZones {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
-    env: Env,
-    meta: Meta,
+pub(super) struct Shared {
+    pub(super) env: Env,
+    pub(super) meta: Meta,
     wals: Wals,
     options: WalOptions,
     zones: Vec<ExpressZone>,
@@ -58,6 +59,9 @@ struct ExpressZone {
     /// Of the registered life.
     guard: ArcSwapOption<Guard>,
     look_now: Notify,
+    /// Chunks that it lacks, of the channels that this node owns, and those that it was given.
+    backlog: AtomicU64,
+    repaired: AtomicU64,
 }
 
 /// What there is to tell of a zone.
@@ -68,6 +72,12 @@ pub struct ZoneView {
     /// As metadata have it.
     pub zone_gen: Option<ZoneGen>,
     pub state: ZoneState,
+    /// Bytes of durable chunks that this node keeps in memory for the sake of the zone.
+    pub lagging_bytes: u64,
+    /// Chunks that it lacks, of the channels that this node owns, as of the last look.
+    pub backlog: u64,
+    /// Chunks that this node gave it since the start.
+    pub repaired: u64,
 }
 
 impl ExpressZones {
@@ -87,6 +97,8 @@ impl ExpressZones {
             state: watch::Sender::new(ZoneState::Unknown),
             guard: ArcSwapOption::empty(),
             look_now: Notify::new(),
+            backlog: AtomicU64::new(0),
+            repaired: AtomicU64::new(0),
         });
         Self {
             shared: Arc::new(Shared {
@@ -141,13 +153,39 @@ impl ExpressZones {
     }
 
     pub fn views(&self) -> Vec<ZoneView> {
-        let view = |zone: &ExpressZone| ZoneView {
+        let wal = self.shared.wals.of_class(StorageClass::Express);
+        let lagging = wal.map(|wal| wal.lagging_bytes()).unwrap_or_default();
+        let view = |(at, zone): (usize, &ExpressZone)| ZoneView {
             number: zone.number,
             store: zone.source.name(),
             zone_gen: self.shared.looking(zone).registered().ok().flatten(),
             state: zone.state.borrow().clone(),
+            lagging_bytes: lagging.get(at).copied().unwrap_or(0),
+            backlog: zone.backlog.load(Relaxed),
+            repaired: zone.repaired.load(Relaxed),
         };
-        self.shared.zones.iter().map(view).collect()
+        self.shared.zones.iter().enumerate().map(view).collect()
+    }
+
+    /// Whether the zone at this place is the one that metadata know, and answered when it was looked at last.
+    pub(super) fn is_ok(&self, at: usize) -> bool {
+        *self.shared.zones[at].state.borrow() == ZoneState::Ok
+    }
+
+    /// What the zones lack, by their places.
+    pub(super) fn set_backlog(&self, backlog: &[u64]) {
+        for (zone, backlog) in self.shared.zones.iter().zip(backlog) {
+            zone.backlog.store(*backlog, Relaxed);
+        }
+    }
+
+    pub(super) fn repaired(&self, at: usize, chunks: u64) {
+        self.shared.zones[at].repaired.fetch_add(chunks, Relaxed);
+    }
+
+    pub(super) fn looking_at(&self, number: u32) -> Option<Looking<'_>> {
+        let zone = self.shared.zones.iter().find(|zone| zone.number == number)?;
+        Some(self.shared.looking(zone))
     }
 }
 
@@ -185,7 +223,10 @@ impl Shared {
                     () = sleep(until.saturating_duration_since(Instant::now())) => break,
                     () = zone.look_now.notified() => break,
                     Ok(()) = changed.changed() => {
-                        if self.looking(zone).registered().ok().flatten() != registered {
+                        let another = self.looking(zone).registered().ok().flatten() != registered;
+                        // A node that has just come may be the one that it is on.
+                        if another || *zone.state.borrow() != ZoneState::Ok {
+                            sleep(PAUSE_MIN).await;
                             break;
                         }
                     }
@@ -206,7 +247,7 @@ impl Shared {
         {
             match state {
                 ZoneState::Ok if guard.is_open() => {}
-                ZoneState::Ok => match zone.source.open(life) {
+                ZoneState::Ok => match zone.source.open(life).await {
                     Ok(store) => guard.admit(store),
                     Err(error) => {
                         tracing::debug!(zone = zone.number, %error, "the zone's store cannot be opened")
@@ -215,6 +256,9 @@ impl Shared {
                 ZoneState::Blank | ZoneState::Foreign(_) => guard.shut(),
                 ZoneState::Dark(_) | ZoneState::Unknown => {}
             }
+        }
+        if let (ZoneState::Ok, Some(life)) = (&state, life) {
+            zone.source.admitted(life);
         }
         let before = zone.state.send_replace(state.clone());
         if before.name() != state.name() {

@@ -9,7 +9,7 @@ use millrace_raft::group::Meta;
 use millrace_raft::query::ZoneRecord;
 use millrace_raft::refused::Refused;
 use millrace_wal::zone::PreflightError;
-use millrace_wal::{Marker, StoreError, ZoneStore, create_marker, preflight, read_marker};
+use millrace_wal::{ChunkId, Marker, StoreError, ZoneStore, create_marker, preflight, read_marker};
 use tokio::time::timeout;
 
 use super::source::Source;
@@ -17,6 +17,10 @@ use crate::env::Env;
 
 /// A store that takes longer to show its marker counts as one that does not answer.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where chunks are, and how many keys are asked for at a time.
+const WAL_PREFIX: &str = "wal/";
+const LIST_PAGE: usize = 1000;
 
 /// How a zone is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +83,7 @@ impl Looking<'_> {
     async fn look_now(&self) -> Result<(Option<ZoneGen>, ZoneState), String> {
         let said = |error: &dyn std::fmt::Display| error.to_string();
         let registered = self.registered().map_err(|error| said(&error))?;
-        let store = self.source.open(registered).map_err(|error| said(&error))?;
+        let store = self.source.open(registered).await.map_err(|error| said(&error))?;
         let found = read_marker(&*store).await.map_err(|error| said(&error))?;
         let cell = super::standard::cell_id(self.meta, self.env)
             .await
@@ -159,5 +163,25 @@ impl Looking<'_> {
         let zones = self.meta.state().zones()?;
         let own = zones.into_iter().find(|zone| zone.zone == self.number);
         Ok(own.map(|zone| zone.gen_id))
+    }
+}
+
+/// A chunk in the store that an epoch to come might meet, because metadata do not know its channel or have not come to
+/// its epoch. Chunks of epochs that have begun are in nobody's way: those to come have other keys.
+pub(super) async fn colliding(store: &dyn ZoneStore, meta: &Meta) -> Result<Option<String>, StoreError> {
+    let channels = meta.state().channels();
+    let channels = channels.map_err(|error| StoreError::Retry(format!("metadata: {error}")))?;
+    let begun = |id: ChunkId| {
+        let channel = channels.iter().find(|channel| channel.channel == id.channel);
+        channel.is_some_and(|channel| id.epoch <= channel.epoch)
+    };
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.list(WAL_PREFIX, after.as_deref(), LIST_PAGE).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        if let Some(key) = page.iter().find(|key| !ChunkId::parse(key).is_some_and(begun)) {
+            return Ok(Some(key.clone()));
+        }
+        after = Some(last.clone());
     }
 }

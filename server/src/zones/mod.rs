@@ -4,11 +4,14 @@
 //! - [`standard`]: a node does not start without it.
 //! - [`express`]: each is used when it has proved to be the one that metadata know, and a node does with two of three.
 //! - [`guard`]: lets nothing through to a store that has not proved it.
-//! - [`source`]: how a store is reached.
+//! - [`source`]: how a store is reached; [`repair`] gives a zone what it missed, [`replace`] accepts another store for
+//!   good.
 
 pub mod express;
 pub mod guard;
 mod look;
+pub mod repair;
+pub mod replace;
 pub mod source;
 pub mod standard;
 

@@ -128,7 +128,7 @@ async fn a_node_whose_disk_is_full_stops_alone_and_says_so() {
         let mut shell = Command::new("sh");
         let script = r#"trap '' XFSZ; ulimit -f 384; exec "$0" "$@""#;
         shell.args(["-c", script, env!("CARGO_BIN_EXE_millrace")]);
-        start_as(shell, dir.path(), &ports, VICTIM)
+        start_as(shell, dir.path(), &ports, VICTIM, &[])
     };
     let mut nodes = three(&client, dir.path(), &ports, limited).await;
     // The log of the group grows with every stream.

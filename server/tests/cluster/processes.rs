@@ -25,11 +25,17 @@ impl Drop for Process {
 }
 
 pub fn start(dir: &Path, ports: &[u16], node: usize) -> Process {
-    start_as(Command::new(env!("CARGO_BIN_EXE_millrace")), dir, ports, node)
+    start_as(
+        Command::new(env!("CARGO_BIN_EXE_millrace")),
+        dir,
+        ports,
+        node,
+        &[],
+    )
 }
 
 /// With a program that takes the arguments of a node.
-pub fn start_as(mut program: Command, dir: &Path, ports: &[u16], node: usize) -> Process {
+pub fn start_as(mut program: Command, dir: &Path, ports: &[u16], node: usize, more: &[&str]) -> Process {
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
     let peers: Vec<_> = (0..3)
         .map(|node| format!("{}={}", node + 1, at(ports[node])))
@@ -45,6 +51,7 @@ pub fn start_as(mut program: Command, dir: &Path, ports: &[u16], node: usize) ->
         .args(["--store", &format!("file://{}", dir.join("store").display())])
         .arg("--data-dir")
         .arg(dir.join(format!("node-{node}")))
+        .args(more)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(dir.join(format!("node-{node}.log"))).expect("a log"))

@@ -257,3 +257,27 @@ async fn another_class_takes_effect_when_the_stream_has_rested() {
     assert_eq!(node.count(&name).await, appended);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_is_given_what_it_missed_when_it_returns() {
+    let cell = Cell::new();
+    let node = cell.start().await;
+    let name = stream("s");
+    node.create_as(&name, StorageClass::Express).await;
+    append(&node, &name, &[b"x"]).await;
+    let (whole, dark) = (cell.zones.zone(1), cell.zones.zone(3));
+    dark.faults.cut(Cut::Refusing);
+    for _ in 0..20 {
+        append(&node, &name, &[b"while it is dark"]).await;
+    }
+    let all = whole.chunks().await;
+    assert!(dark.chunks().await.len() + 10 < all.len());
+    dark.faults.heal();
+    until("the zone has every chunk", async || dark.chunks().await == all).await;
+    node.stop().await;
+    // With the copies of it alone, beside one that was there all the time.
+    cell.zones.zone(1).faults.cut(Cut::Refusing);
+    let node = cell.start().await;
+    assert_eq!(node.count(&name).await, 21);
+    node.stop().await;
+}

@@ -72,6 +72,19 @@ pub struct EpochWriter {
     next: ChunkSeq,
 }
 
+/// How far an epoch is durable, for others than its writer.
+#[derive(Debug, Clone)]
+pub struct EpochProgress {
+    shared: Arc<EpochShared>,
+}
+
+impl EpochProgress {
+    /// The end of the acknowledgeable prefix, exclusive: every slot below is durable. Stays when the writer is closed.
+    pub fn durable_end(&self) -> ChunkSeq {
+        self.shared.locked(|progress| progress.durable.end())
+    }
+}
+
 /// What a writer and the tasks of its slots share.
 #[derive(Debug)]
 pub(super) struct EpochShared {
@@ -154,6 +167,12 @@ impl EpochWriter {
     /// The end of the acknowledgeable prefix, exclusive. May be ahead of the events that were received.
     pub fn durable_end(&self) -> ChunkSeq {
         self.shared.locked(|progress| progress.durable.end())
+    }
+
+    pub fn progress(&self) -> EpochProgress {
+        EpochProgress {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Closed, or fenced.

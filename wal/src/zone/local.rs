@@ -313,7 +313,7 @@ fn write_parts(mut file: &File, payload: &Payload) -> io::Result<()> {
     Ok(())
 }
 
-fn create_dir_durably(path: &Path) -> io::Result<()> {
+pub(super) fn create_dir_durably(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -329,7 +329,7 @@ fn create_dir_durably(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-fn explain(what: &dyn std::fmt::Display, error: io::Error) -> StoreError {
+pub(super) fn explain(what: &dyn std::fmt::Display, error: io::Error) -> StoreError {
     let message = format!("{what}: {error}");
     match Errno::from_io_error(&error) {
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => StoreError::Denied(message),

@@ -1,6 +1,7 @@
 //! Zone stores: create-only key spaces, one failure domain each.
 
 mod blocking;
+mod disk;
 mod key;
 mod local;
 mod memory;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use blocking::Blocking;
+pub use disk::{DISK_OBJECT_BYTES_MAX, DiskOptions, DiskStore};
 pub use key::{KEY_LEN_MAX, check_key, check_prefix};
 pub use local::LocalStore;
 pub use memory::MemoryStore;

@@ -4,6 +4,7 @@ mod check;
 mod drain;
 mod look;
 mod members;
+mod zones;
 
 use std::future::Future;
 use std::io::Write;
@@ -14,7 +15,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Response, Status};
 
-use super::args::{ClusterArgs, ClusterCommand};
+use super::args::{ClusterArgs, ClusterCommand, ZonesCommand};
 use super::client::{Client, Seen};
 use super::pb::admin_client::AdminClient;
 use super::progress::Progress;
@@ -35,7 +36,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub async fn run(args: ClusterArgs, env: Env) -> anyhow::Result<bool> {
     let waits = matches!(
         args.command,
-        ClusterCommand::Add { .. } | ClusterCommand::Remove { .. } | ClusterCommand::Drain { .. }
+        ClusterCommand::Add { .. }
+            | ClusterCommand::Remove { .. }
+            | ClusterCommand::Drain { .. }
+            | ClusterCommand::Zones { command: Some(_) }
     );
     let timeout = args
         .reach
@@ -62,6 +66,10 @@ pub async fn run(args: ClusterArgs, env: Env) -> anyhow::Result<bool> {
         ClusterCommand::Drain { node } => session.drain(node).await,
         ClusterCommand::Resume { node } => session.resume(node).await,
         ClusterCommand::TransferLeader { node } => session.transfer_leader(node).await,
+        ClusterCommand::Zones { command: None } => session.zones().await,
+        ClusterCommand::Zones {
+            command: Some(ZonesCommand::Replace { zone }),
+        } => session.replace_zone(zone).await,
         ClusterCommand::Check => session.check().await,
     }
 }

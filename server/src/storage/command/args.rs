@@ -45,8 +45,8 @@ pub enum StorageCommand {
     /// without gap or overlap, from where it is kept to where it was flushed; and chunks that a recovery would read are
     /// there and whole. It may run while the cluster is in use, changes nothing, and reads every byte once.
     ///
-    /// What is broken is printed as it is found, a line for each: the promise (present, whole, agreed, counted or
-    /// tiled), the object or stream, and why. With --json each line is an object, and the last one says what was
+    /// What is broken is printed as it is found, a line for each: the promise (present, whole, agreed, counted,
+    /// tiled or copied), the object or stream, and why. With --json each line is an object, and the last one says what was
     /// checked. Ends with 1 if anything was broken, or not everything was checked.
     Verify(#[command(flatten)] Source),
     /// Find objects that nothing names and nothing can come to name, and remove them
@@ -77,6 +77,10 @@ pub struct Source {
     /// Where that node's streams are stored [default: where a node puts them that is given no --store]
     #[arg(long, value_name = "URL", requires = "data_dir")]
     pub store: Option<String>,
+
+    /// That node's Express zones, if it has any
+    #[arg(long, value_name = "URLS", requires = "data_dir")]
+    pub express: Option<String>,
 
     #[command(flatten)]
     pub reach: ReachArgs,

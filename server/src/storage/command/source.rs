@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::stream::StreamExt;
+use millrace_api::config::StorageClass;
 use millrace_api::id::NodeId;
 use millrace_raft::group::{Meta, MetaOptions};
 use millrace_wal::{Wal, WalOptions};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::args::Source;
@@ -21,10 +24,13 @@ use crate::env::Env;
 use crate::storage::caretaker::{Caretaker, SweepEvents, VerifyEvents};
 use crate::storage::cell::Cell;
 use crate::wals::Wals;
-use crate::zones::standard;
+use crate::zones::express::ExpressZones;
+use crate::zones::{standard, zone_numbers};
 
 /// A command that goes through everything takes as long as it takes.
 const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long Express zones have to show what they are.
+const ZONES_PATIENCE: Duration = Duration::from_secs(5);
 /// A node that is alone.
 const NODE: NodeId = NodeId(1);
 
@@ -38,16 +44,14 @@ pub enum Worker {
 pub struct Here {
     meta: Meta,
     caretaker: Caretaker,
+    _looking: JoinSet<()>,
     _data_dir: DataDir,
 }
 
 impl Worker {
     pub async fn new(source: &Source, env: Env) -> anyhow::Result<Self> {
         match &source.data_dir {
-            Some(dir) => Here::open(dir, source.store.clone(), env)
-                .await
-                .map(Box::new)
-                .map(Self::Here),
+            Some(dir) => Here::open(dir, source, env).await.map(Box::new).map(Self::Here),
             None => {
                 let timeout = source.reach.timeout.unwrap_or(NO_TIMEOUT);
                 let client = Client::new(source.reach.resolve()?, env, timeout)?;
@@ -127,10 +131,11 @@ fn refused(client: &Client, address: &str, status: &Status) -> anyhow::Error {
 }
 
 impl Here {
-    async fn open(dir: &Path, store: Option<String>, env: Env) -> anyhow::Result<Self> {
+    async fn open(dir: &Path, source: &Source, env: Env) -> anyhow::Result<Self> {
         let settings = Settings {
             data_dir: Some(dir.to_owned()),
-            store,
+            store: source.store.clone(),
+            express: source.express.clone(),
             ..Settings::default()
         };
         let config = NodeConfig::resolve(settings)?;
@@ -154,9 +159,10 @@ impl Here {
         };
         let meta = Meta::open(options).await.context("metadata")?;
         match Self::caretaker(&config, &meta, &env).await {
-            Ok(caretaker) => Ok(Self {
+            Ok((caretaker, looking)) => Ok(Self {
                 meta,
                 caretaker,
+                _looking: looking,
                 _data_dir: data_dir,
             }),
             Err(error) => {
@@ -166,7 +172,12 @@ impl Here {
         }
     }
 
-    async fn caretaker(config: &NodeConfig, meta: &Meta, env: &Env) -> anyhow::Result<Caretaker> {
+    /// With what looks at the Express zones, for as long as it is kept.
+    async fn caretaker(
+        config: &NodeConfig,
+        meta: &Meta,
+        env: &Env,
+    ) -> anyhow::Result<(Caretaker, JoinSet<()>)> {
         if meta.introduction().identity.cluster.is_some() {
             bail!(
                 "{} is the directory of a cluster's node, which alone does not know what the cluster has decided: start \
@@ -174,13 +185,29 @@ impl Here {
                 config.data_dir.display()
             );
         }
+        let mut looking = JoinSet::new();
         let zone = standard::attach(&config.store, meta, env).await?;
+        let wals = Wals::new(
+            meta.clone(),
+            Wal::new(vec![zone.clone()], 1, WalOptions::default())?,
+        );
+        if let Some(express) = &config.express {
+            let registered = meta.state().zones()?;
+            let is_registered = |number| registered.iter().any(|zone| zone.zone == number);
+            if !zone_numbers(StorageClass::Express).all(is_registered) {
+                bail!("the node has not used these Express zones yet: leave --express out");
+            }
+            let sources = crate::storage::sources(express, None, env);
+            let zones = ExpressZones::new(sources, meta, env, wals.clone(), WalOptions::default());
+            zones.start(&mut looking, &CancellationToken::new());
+            zones.looked(ZONES_PATIENCE).await;
+        }
         let cell = Cell {
             meta: meta.clone(),
             segments: zone.store.clone(),
-            wals: Wals::new(meta.clone(), Wal::new(vec![zone], 1, WalOptions::default())?),
+            wals,
         };
         // Nobody reads what a stopped node has stored.
-        Ok(Caretaker::new(cell, Duration::ZERO))
+        Ok((Caretaker::new(cell, Duration::ZERO), looking))
     }
 }

@@ -57,6 +57,8 @@ pub struct Looked {
     pub objects: u64,
     /// In the order of keys.
     pub found: Vec<Found>,
+    /// Why the rest of the area was not looked at.
+    pub passed_over: Option<StoreError>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,32 +89,59 @@ impl Sweep {
         }
     }
 
-    /// Looks at the next page; `None` when there is no other. Changes nothing.
+    /// Looks at the next page; `None` when there is no other. Changes nothing. An area that the cell can do without is
+    /// passed over when it does not answer.
     pub async fn step(&mut self) -> Result<Option<Looked>, SweepError> {
         while let Some(area) = self.areas.front().copied() {
-            let store = self.cell.store(area)?;
-            let after = self.after.as_deref();
-            let keys = insist(|| store.list(area.prefix(), after, PAGE)).await?;
-            let Some(last) = keys.last() else {
-                self.areas.pop_front();
-                self.after = None;
-                continue;
-            };
-            let next = self.scope.beyond(area, last);
-            let in_scope = |key: &String| self.scope.has(area.channel_of(key));
-            let keys: Vec<String> = keys.into_iter().filter(in_scope).collect();
-            let objects = keys.len() as u64;
-            let found = match keys.is_empty() {
-                true => Vec::new(),
-                false => {
-                    self.cell.linearize().await?;
-                    self.judge(area, keys).await?
+            match self.page(area).await {
+                Ok(Some(looked)) => return Ok(Some(looked)),
+                Ok(None) => self.next_area(),
+                Err(SweepError::Store(error)) if area.is_one_of_several() => {
+                    self.next_area();
+                    return Ok(Some(Looked {
+                        area,
+                        objects: 0,
+                        found: Vec::new(),
+                        passed_over: Some(error),
+                    }));
                 }
-            };
-            self.after = Some(next);
-            return Ok(Some(Looked { area, objects, found }));
+                Err(error) => return Err(error),
+            }
         }
         Ok(None)
+    }
+
+    fn next_area(&mut self) {
+        self.areas.pop_front();
+        self.after = None;
+    }
+
+    /// The next page of the area; `None` behind the last.
+    async fn page(&mut self, area: Area) -> Result<Option<Looked>, SweepError> {
+        let store = self.cell.store(area)?;
+        let after = self.after.as_deref();
+        let keys = insist(|| store.list(area.prefix(), after, PAGE)).await?;
+        let Some(last) = keys.last() else {
+            return Ok(None);
+        };
+        let next = self.scope.beyond(area, last);
+        let in_scope = |key: &String| self.scope.has(area.channel_of(key));
+        let keys: Vec<String> = keys.into_iter().filter(in_scope).collect();
+        let objects = keys.len() as u64;
+        let found = match keys.is_empty() {
+            true => Vec::new(),
+            false => {
+                self.cell.linearize().await?;
+                self.judge(area, keys).await?
+            }
+        };
+        self.after = Some(next);
+        Ok(Some(Looked {
+            area,
+            objects,
+            found,
+            passed_over: None,
+        }))
     }
 
     async fn judge(&self, area: Area, keys: Vec<String>) -> Result<Vec<Found>, SweepError> {

@@ -51,7 +51,7 @@ pub struct Swept {
     pub orphans: u64,
     pub unknown: u64,
     pub removed: u64,
-    /// Orphans that could not be removed.
+    /// Orphans that could not be removed, and zones that did not answer.
     pub failed: u64,
 }
 
@@ -71,6 +71,16 @@ impl SweepRun {
                 prefix: looked.area.prefix(),
             })
             .await?;
+            if let Some(error) = looked.passed_over {
+                run.swept.failed += 1;
+                let key = looked.area.prefix().into();
+                let place = Place {
+                    area: looked.area,
+                    key,
+                };
+                let why = format!("the rest of the zone was not looked at: {error}");
+                run.say(SweepEvent::Failed { place, why }).await?;
+            }
             for found in looked.found {
                 run.take(found, self.dry_run).await?;
             }

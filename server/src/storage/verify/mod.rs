@@ -79,6 +79,8 @@ pub enum Promise {
     Counted,
     /// Segments of a stream follow each other without gap or overlap.
     Tiled,
+    /// Each zone of several has a copy. Enough of them have one, or it is another promise that does not hold.
+    Copied,
 }
 
 /// What was checked.
@@ -206,6 +208,7 @@ impl Promise {
             Self::Agreed => "agreed",
             Self::Counted => "counted",
             Self::Tiled => "tiled",
+            Self::Copied => "copied",
         }
     }
 }

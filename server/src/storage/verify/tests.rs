@@ -216,12 +216,14 @@ async fn a_chunk_is_at_a_quorum_of_zones_and_each_copy_is_whole() {
     fixture.spread(&others, 2);
     let key = chunk_key(CHANNEL, 1, 3);
     others[0].delete(&key).await.unwrap();
-    assert_eq!(broken(&fixture).await, [], "two of three have it");
+    let lacks = (Promise::Copied, format!("{key} (zone 1)"));
+    assert_eq!(broken(&fixture).await, [lacks], "two of three have it");
     let bytes = others[1].get(&key, ReadRange::Full).await.unwrap().unwrap();
     others[1].overwrite(&key, bytes.slice(1..));
     assert_eq!(
         broken(&fixture).await,
-        [(Promise::Whole, format!("{key} (zone 2)"))]
+        [(Promise::Whole, format!("{key} (zone 2)"))],
+        "one has it"
     );
     others[1].delete(&key).await.unwrap();
     assert_eq!(broken(&fixture).await, [(Promise::Present, key)]);

@@ -27,10 +27,14 @@ struct Seen {
 
 /// What one zone has at a slot.
 enum Copy {
-    Chunk { len: u64 },
+    Chunk {
+        len: u64,
+    },
     Seal,
     Absent,
     Bad(String),
+    /// The zone does not answer, and the cell can do without.
+    Silent(StoreError),
 }
 
 impl Verify {
@@ -88,7 +92,16 @@ impl Verify {
             loop {
                 let prefix = ChunkId::epoch_prefix(from.channel, from.epoch);
                 let store = self.cell.store(area)?;
-                let page = insist(|| store.list(&prefix, after.as_deref(), PAGE)).await?;
+                let page = match insist(|| store.list(&prefix, after.as_deref(), PAGE)).await {
+                    Err(error) if area.is_one_of_several() => {
+                        let place = Place { area, key: prefix };
+                        report
+                            .broken([Broken::new(Promise::Copied, place, error)])
+                            .await?;
+                        break;
+                    }
+                    page => page?,
+                };
                 let Some(last) = page.last() else { break };
                 after = Some(last.clone());
                 // Keys of another shape are for the sweeper to tell of.
@@ -147,8 +160,8 @@ fn unknown_zones(error: NoWal) -> VerifyError {
 
 async fn in_history(cell: &Cell, id: ChunkId) -> Result<Seen, VerifyError> {
     let mut seen = Seen::default();
-    let mut copies = 0;
     let (areas, quorum) = cell.copies(id.channel).map_err(unknown_zones)?;
+    let (mut copies, mut seals, mut lacking) = (0, Vec::new(), Vec::new());
     for area in areas {
         let place = Place { area, key: id.key() };
         match copy(cell, &place, id).await? {
@@ -156,14 +169,22 @@ async fn in_history(cell: &Cell, id: ChunkId) -> Result<Seen, VerifyError> {
                 copies += 1;
                 seen.bytes += len;
             }
-            Copy::Seal => seen.broken.push(Broken::new(
-                Promise::Agreed,
-                place,
-                "it is a seal, and metadata have a chunk there",
-            )),
-            Copy::Absent => {}
+            Copy::Seal => seals.push(place),
+            Copy::Absent => lacking.push(place),
             Copy::Bad(why) => seen.broken.push(Broken::new(Promise::Whole, place, why)),
+            Copy::Silent(error) => seen.broken.push(Broken::new(Promise::Copied, place, error)),
         }
+    }
+    match copies < quorum {
+        // Where there are several zones a recovery may have put a seal beside chunks that it then found.
+        true => seen.broken.extend(seals.into_iter().map(|place| {
+            let why = "it is a seal, and metadata have a chunk there";
+            Broken::new(Promise::Agreed, place, why)
+        })),
+        false => seen.broken.extend(lacking.into_iter().map(|place| {
+            let why = "other zones have it: it is copied from there by itself";
+            Broken::new(Promise::Copied, place, why)
+        })),
     }
     if copies < quorum && seen.broken.is_empty() {
         let why = match quorum {
@@ -188,6 +209,7 @@ async fn was_listed(cell: &Cell, area: Area, id: ChunkId) -> Result<Seen, Verify
             });
         }
         Copy::Seal => return Ok(Seen::default()),
+        Copy::Silent(error) => Broken::new(Promise::Copied, place, error),
         Copy::Absent => Broken::new(Promise::Present, place, "it was listed, and it is not there"),
         Copy::Bad(why) => Broken::new(Promise::Whole, place, why),
     };
@@ -200,7 +222,11 @@ async fn was_listed(cell: &Cell, area: Area, id: ChunkId) -> Result<Seen, Verify
 
 async fn copy(cell: &Cell, place: &Place, id: ChunkId) -> Result<Copy, VerifyError> {
     let store = cell.store(place.area)?;
-    let bytes = insist(|| store.get(&place.key, ReadRange::Range(0..CHUNK_LEN_MAX + 1))).await?;
+    let bytes = insist(|| store.get(&place.key, ReadRange::Range(0..CHUNK_LEN_MAX + 1))).await;
+    let bytes = match bytes {
+        Err(error) if place.area.is_one_of_several() => return Ok(Copy::Silent(error)),
+        bytes => bytes?,
+    };
     let Some(bytes) = bytes else {
         return Ok(Copy::Absent);
     };

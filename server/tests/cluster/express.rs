@@ -1,0 +1,226 @@
+//! Three processes on three Express zones: nodes die, and a zone is lost for good while records come in.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use serde_json::{Value, json};
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::cell::{PATIENCE, free_ports};
+use crate::ports::Ports;
+use crate::processes::{BASIN, Process, append, ready, start_as};
+
+/// Files below a directory.
+fn files(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let count = entries.map(|entry| match entry.path() {
+        path if path.is_dir() => files(&path),
+        _ => 1,
+    });
+    count.sum()
+}
+
+struct Nodes {
+    dir: tempfile::TempDir,
+    ports: Ports,
+    running: Vec<Option<Process>>,
+    client: reqwest::Client,
+}
+
+fn zone(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("zone-{number}"))
+}
+
+impl Nodes {
+    /// Three that serve, and a basin whose streams are of class Express.
+    async fn start() -> Self {
+        let mut nodes = Self {
+            dir: tempfile::tempdir().unwrap(),
+            ports: free_ports(6),
+            running: (0..3).map(|_| None).collect(),
+            client: reqwest::Client::builder().timeout(PATIENCE).build().unwrap(),
+        };
+        for node in 0..3 {
+            nodes.spawn(node);
+        }
+        for node in nodes.running.iter().flatten() {
+            ready(&nodes.client, node).await;
+        }
+        let config = json!({
+            "create_stream_on_append": true,
+            "default_stream_config": {"storage_class": "express"},
+        });
+        let url = format!("http://{}/v1/basins/{BASIN}", nodes.http(0));
+        let made = nodes
+            .client
+            .put(url)
+            .json(&json!({"config": config}))
+            .send()
+            .await
+            .unwrap();
+        assert!(made.status().is_success(), "{made:?}");
+        nodes
+            .until_zones("every zone is in use", |zones| {
+                zones.len() == 3 && zones.iter().all(|zone| zone["state"] == "ok")
+            })
+            .await;
+        nodes
+    }
+
+    fn spawn(&mut self, node: usize) {
+        let url = |number| format!("file://{}", zone(self.dir.path(), number).display());
+        let zones = [url(1), url(2), url(3)].join(",");
+        let program = Command::new(env!("CARGO_BIN_EXE_millrace"));
+        let more = ["--express", zones.as_str(), "--flush-interval", "2s"];
+        self.running[node] = Some(start_as(program, self.dir.path(), &self.ports, node, &more));
+    }
+
+    fn http(&self, node: usize) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports[3 + node]))
+    }
+
+    async fn cluster(&self, args: &[&str]) -> Output {
+        let nodes = (0..3).flat_map(|node| ["--node".to_owned(), format!("127.0.0.1:{}", self.ports[node])]);
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_millrace"));
+        command
+            .arg("cluster")
+            .args(args)
+            .args(["--cluster-plain", "--timeout", "60s"])
+            .args(nodes);
+        command.output().await.expect("the command runs")
+    }
+
+    async fn until_zones(&self, what: &str, wanted: impl Fn(&[Value]) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output = self.cluster(&["zones", "--json"]).await;
+            let zones: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            if output.status.success() && wanted(zones.as_array().map_or(&[], Vec::as_slice)) {
+                return;
+            }
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                Instant::now() < deadline,
+                "not in time: {what}; last was {zones} {err}"
+            );
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Bodies of the records of the stream.
+    async fn bodies(&self, node: usize) -> Vec<u64> {
+        let mut bodies: Vec<u64> = Vec::new();
+        loop {
+            let from = bodies.len();
+            let url = format!(
+                "http://{}/v1/streams/s/records?seq_num={from}&count=1000",
+                self.http(node)
+            );
+            let answer = self
+                .client
+                .get(url)
+                .header("s2-basin", BASIN)
+                .send()
+                .await
+                .unwrap();
+            let body: Value = match answer.status().as_u16() {
+                416 => return bodies,
+                200 => answer.json().await.unwrap(),
+                status => panic!("{status}: {}", answer.text().await.unwrap_or_default()),
+            };
+            let records = body["records"].as_array().expect("records");
+            if records.is_empty() {
+                return bodies;
+            }
+            bodies.extend(
+                records
+                    .iter()
+                    .map(|record| record["body"].as_str().unwrap().parse::<u64>().unwrap()),
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_nodes_die_and_a_zone_is_lost_and_replaced() {
+    let mut nodes = Nodes::start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (client, stop) = (nodes.client.clone(), stop.clone());
+        let through = [nodes.http(0), nodes.http(1), nodes.http(2)];
+        tokio::spawn(async move {
+            let (mut acked, mut number) = (Vec::new(), 0);
+            while !stop.load(Relaxed) {
+                number += 1;
+                let answer = append(&client, through[number as usize % 3], number).await;
+                if let Some(seq_num) = answer.expect("an honest answer") {
+                    acked.push((seq_num, number));
+                }
+            }
+            acked
+        })
+    };
+    sleep(Duration::from_secs(1)).await;
+    for victim in [0, 1] {
+        drop(nodes.running[victim].take());
+        sleep(Duration::from_secs(3)).await;
+        nodes.spawn(victim);
+        ready(
+            &nodes.client,
+            nodes.running[victim].as_ref().expect("it was started"),
+        )
+        .await;
+    }
+
+    let lost = zone(nodes.dir.path(), 2);
+    std::fs::rename(&lost, nodes.dir.path().join("lost")).unwrap();
+    std::fs::create_dir(&lost).unwrap();
+    let blank = |zones: &[Value]| {
+        let nodes = zones.get(1).and_then(|zone| zone["nodes"].as_array());
+        nodes.is_some_and(|nodes| nodes.len() == 3 && nodes.iter().all(|node| node["state"] == "blank"))
+    };
+    nodes
+        .until_zones("every node sees that zone 2 is blank", blank)
+        .await;
+    let chunks = files(&lost);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(files(&lost), chunks, "nothing is written to it");
+
+    let replaced = nodes.cluster(&["zones", "replace", "2"]).await;
+    let (out, err) = (
+        String::from_utf8_lossy(&replaced.stdout).into_owned(),
+        String::from_utf8_lossy(&replaced.stderr).into_owned(),
+    );
+    assert!(replaced.status.success() && out.contains("safe"), "{out}{err}");
+    let again = nodes.cluster(&["zones", "replace", "2"]).await;
+    assert!(!again.status.success(), "there is nothing to replace any more");
+    nodes
+        .until_zones("every zone is in use again", |zones| {
+            zones.iter().all(|zone| zone["state"] == "ok")
+        })
+        .await;
+    // Another zone may go now.
+    std::fs::rename(zone(nodes.dir.path(), 1), nodes.dir.path().join("lost too")).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    drop(nodes.running[2].take());
+    nodes.spawn(2);
+    ready(&nodes.client, nodes.running[2].as_ref().expect("it was started")).await;
+    sleep(Duration::from_secs(2)).await;
+    stop.store(true, Relaxed);
+    let acked: Vec<(u64, u64)> = writer.await.unwrap();
+    assert!(acked.len() > 50, "{} acknowledgements", acked.len());
+    for node in 0..3 {
+        let bodies = nodes.bodies(node).await;
+        assert!(
+            bodies.is_sorted_by(|a, b| a < b),
+            "once and in order through node {node}"
+        );
+        for (seq_num, number) in &acked {
+            let stored = bodies.get(*seq_num as usize);
+            assert_eq!(stored, Some(number), "acknowledged, through node {node}");
+        }
+    }
+}
