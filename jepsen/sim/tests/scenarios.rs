@@ -3,12 +3,16 @@
 
 use std::process::Command;
 
-/// What the run prints. Panics if anything was wrong.
+/// What the run prints, with streams on one store. Panics if anything was wrong.
 fn trace(seed: u64, workload: &str, schedule: &str) -> String {
+    trace_of("standard", seed, workload, schedule)
+}
+
+fn trace_of(class: &str, seed: u64, workload: &str, schedule: &str) -> String {
     let out = tempfile::tempdir().expect("a directory");
     let output = Command::new(env!("CARGO_BIN_EXE_millrace-sim"))
         .args(["run", "--seed", &seed.to_string(), "--workload", workload])
-        .args(["--schedule", schedule, "--class", "standard"])
+        .args(["--schedule", schedule, "--class", class])
         .arg("--out")
         .arg(out.path())
         .output()
@@ -50,6 +54,31 @@ fn a_process_that_is_suspended_for_longer_than_its_lease_goes_on_without_harm() 
     let trace = trace(4, "plain", "pause:owner:1-12,pause:leader:14-22");
     assert!(
         disturbed(&trace, "took the channel over") >= 1,
+        "nobody took over"
+    );
+}
+
+/// Seconds are those of the simulation.
+#[test]
+fn express_serves_as_soon_as_its_zones_are_known() {
+    let trace = trace_of("express", 6, "plain", "zone-slow:1:4-5");
+    let calm = &trace[..trace.find(" fault: ").expect("a fault")];
+    let late = |line: &&str| line.contains("is not verified") && time(line) > 2.0;
+    let late: Vec<_> = calm.lines().filter(late).collect();
+    assert!(late.is_empty(), "{late:#?}");
+}
+
+fn time(line: &str) -> f64 {
+    let first = line.split_whitespace().next().and_then(|word| word.parse().ok());
+    first.unwrap_or_default()
+}
+
+#[test]
+fn owners_come_and_go_while_a_zone_is_dark_and_then_another() {
+    let schedule = "zone-dark:1:1-8,crash:owner:2-4,zone-dark:1:9-16,pause:owner:10-15,zones-dark:1:17-20";
+    let trace = trace_of("express", 5, "plain", schedule);
+    assert!(
+        disturbed(&trace, "took the channel over") >= 2,
         "nobody took over"
     );
 }

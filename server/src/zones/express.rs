@@ -316,6 +316,8 @@ impl Shared {
                     }
                     let guard = Arc::new(Guard::new(zone.number, *zone_gen));
                     zone.guard.store(Some(guard.clone()));
+                    // What was seen of the zone before there was a guard has not opened it.
+                    zone.look_now.notify_one();
                     guard
                 }
             };

@@ -61,9 +61,9 @@ impl Invariants {
         }
     }
 
-    /// How many slots of Express channels were looked at.
-    pub fn slots_counted(&self) -> u64 {
-        self.zones.counted
+    /// Whether the Express zones were ever used: a run in which they were not has shown nothing of them.
+    pub fn zones_were_used(&self) -> bool {
+        self.zones.any_written
     }
 
     /// How many comparisons have been made: a run that made none has shown nothing.

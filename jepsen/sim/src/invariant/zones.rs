@@ -20,8 +20,8 @@ const LATE_BY: Duration = Duration::from_secs(10);
 pub struct Zones {
     /// Slots that too few zones hold, and since when.
     missing: BTreeMap<ChunkId, Duration>,
-    /// How many slots were looked at.
-    pub counted: u64,
+    /// Whether anything was ever found to be written.
+    pub any_written: bool,
 }
 
 impl Zones {
@@ -36,8 +36,9 @@ impl Zones {
             .iter()
             .filter(|channel| channel.class == StorageClass::Express)
         {
+            self.any_written |= channel.flush_seq.0 > 0;
             for id in counted_slots(channel) {
-                self.counted += 1;
+                self.any_written = true;
                 let holds = |zone: &&Store| {
                     zone.peek(&id.key(), CHUNK_HEADER_LEN)
                         .is_some_and(|it| is_chunk(&it))
