@@ -93,7 +93,7 @@ impl Latency {
     }
 }
 
-/// See [`Shape`]. A call takes effect after its wait: one that is dropped before has no effect.
+/// See [`Shape`]. A create, upload or delete takes effect after its wait: one that is dropped before has none.
 #[derive(Debug)]
 pub struct ShapedStore {
     inner: Arc<dyn ZoneStore>,
@@ -111,37 +111,35 @@ impl ShapedStore {
         }
     }
 
-    async fn answer_after(&self, latency: Latency) {
+    async fn answer_after(&self, latency: Latency, bytes: u64) {
         let drawn = latency.draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner));
-        sleep(drawn).await;
+        sleep(drawn + self.carried_in(bytes)).await;
     }
 
-    async fn carry(&self, bytes: u64) {
-        if let Some(per_second) = self.shape.bytes_per_second {
-            sleep(Duration::from_secs_f64(bytes as f64 / per_second.max(1) as f64)).await;
-        }
+    fn carried_in(&self, bytes: u64) -> Duration {
+        let per_second = self.shape.bytes_per_second;
+        per_second.map_or(Duration::ZERO, |per_second| {
+            Duration::from_secs_f64(bytes as f64 / per_second.max(1) as f64)
+        })
     }
 }
 
 #[async_trait]
 impl ZoneStore for ShapedStore {
     async fn create(&self, key: &str, payload: &Payload) -> Result<CreateOutcome, StoreError> {
-        self.answer_after(self.shape.put).await;
-        self.carry(payload.len()).await;
+        self.answer_after(self.shape.put, payload.len()).await;
         self.inner.create(key, payload).await
     }
 
     async fn upload(&self, key: &str, payload: &Payload) -> Result<(), StoreError> {
-        self.answer_after(self.shape.put).await;
-        self.carry(payload.len()).await;
+        self.answer_after(self.shape.put, payload.len()).await;
         self.inner.upload(key, payload).await
     }
 
     async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError> {
-        self.answer_after(self.shape.get).await;
         let found = self.inner.get(key, range).await?;
-        self.carry(found.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            .await;
+        let bytes = found.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        self.answer_after(self.shape.get, bytes).await;
         Ok(found)
     }
 
@@ -151,20 +149,19 @@ impl ZoneStore for ShapedStore {
         range: Range<u64>,
         piece_len: usize,
     ) -> Result<Option<Vec<Bytes>>, StoreError> {
-        self.answer_after(self.shape.get).await;
         let found = self.inner.get_pieces(key, range, piece_len).await?;
-        let pieces = found.iter().flatten();
-        self.carry(pieces.map(|piece| piece.len() as u64).sum()).await;
+        let bytes = found.iter().flatten().map(|piece| piece.len() as u64).sum();
+        self.answer_after(self.shape.get, bytes).await;
         Ok(found)
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StoreError> {
-        self.answer_after(self.shape.get).await;
+        self.answer_after(self.shape.get, 0).await;
         self.inner.list(prefix, after, limit).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        self.answer_after(self.shape.get).await;
+        self.answer_after(self.shape.get, 0).await;
         self.inner.delete(key).await
     }
 }
