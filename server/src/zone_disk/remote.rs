@@ -9,6 +9,7 @@ use millrace_api::id::{NodeId, ZoneGen};
 use millrace_raft::grpc::Channel;
 use millrace_wal::zone::{DISK_OBJECT_BYTES_MAX, check_key, check_prefix};
 use millrace_wal::{CreateOutcome, Payload, ReadRange, StoreError, ZoneStore};
+use tokio::sync::Semaphore;
 
 use super::call::{call, create_parts, framed, next, only};
 use super::pb::{self, get_request, get_response};
@@ -20,18 +21,28 @@ const GET: &str = "http://millrace.zone/millrace.zone.v1.Zone/Get";
 const LIST: &str = "http://millrace.zone/millrace.zone.v1.Zone/List";
 const DELETE: &str = "http://millrace.zone/millrace.zone.v1.Zone/Delete";
 
+/// What one create may have on its way and not taken yet, at most: the window of a stream.
+const STREAM_BYTES: u64 = 2 << 20;
+/// The same of all creates together, below the window of a connection: if creates that wait for room at the other end
+/// filled it, those that have room would get nothing through, and nobody would ever be done.
+const CONNECTION_BYTES: u64 = 6 << 20;
+/// Both are counted in units of so many bytes.
+const UNIT: u64 = 1024;
+
 /// A zone on the disk of another node, as that node serves it.
 ///
 /// - What an answer of the other node promises is what its store promises.
 /// - Requests are made once. No answer, another zone's disk, or a node that cannot be reached: `Retry`.
 /// - There is no time limit but the caller's.
-/// - Creates share a connection, and everything else has another, so that no create waits behind a long read.
+/// - Creates share a connection, and everything else has another, so that no create waits behind a long read. Creates
+///   of more than a few MiB together wait for each other.
 /// - Objects of more than [`OBJECT_BYTES_MAX`] bytes are refused.
 pub struct RemoteDisk {
     peers: Peers,
     node: NodeId,
     zone_gen: ZoneGen,
     connections: Mutex<Option<Connections>>,
+    creating: Semaphore,
 }
 
 /// To the node at one address.
@@ -57,6 +68,7 @@ impl RemoteDisk {
             node,
             zone_gen,
             connections: Mutex::default(),
+            creating: Semaphore::new((CONNECTION_BYTES / UNIT) as usize),
         })
     }
 
@@ -101,6 +113,9 @@ impl ZoneStore for RemoteDisk {
             len: payload.len(),
             piece: Bytes::new(),
         };
+        let units = payload.len().min(STREAM_BYTES).div_ceil(UNIT).max(1);
+        let permit = self.creating.acquire_many(units as u32).await;
+        let _permit = permit.map_err(|_| StoreError::Retry("this node is stopping".into()))?;
         let channel = self.channel(Lane::Creates)?;
         let answers = call(channel, CREATE, create_parts(&first, payload)).await?;
         let answer: pb::CreateResponse = only(answers).await?;

@@ -246,7 +246,7 @@ async fn large_objects_travel_in_pieces_up_to_a_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_than_there_is_room_for_is_served_bit_by_bit() {
+async fn creates_that_wait_for_room_do_not_block_those_that_have_it() {
     let served = Served::with_disk().await;
     let remote = served.remote(ZONE);
     let payload = Payload::from(body(20 << 20));
