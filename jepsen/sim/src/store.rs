@@ -159,6 +159,12 @@ impl Store {
         Some(object.slice(..object.len().min(len)))
     }
 
+    /// Puts an object there at once.
+    #[cfg(test)]
+    pub fn put(&self, key: String, bytes: Bytes) {
+        self.lock().objects.insert(key, bytes);
+    }
+
     /// How many objects it holds.
     pub fn objects(&self) -> usize {
         self.lock().objects.len()

@@ -80,3 +80,77 @@ fn counted_slots(channel: &ChannelRecord) -> impl Iterator<Item = ChunkId> {
 fn is_chunk(header: &[u8]) -> bool {
     decode_header(header).is_ok_and(|header| !header.meta.kind.is_seal())
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_api::id::{ChannelId, Epoch, FlushSeq, Incarnation, NodeId, Nonce};
+    use millrace_raft::state::record::{EpochState, Owner, Seal, Slot};
+    use millrace_wal::{Chunk, ChunkBuilder, ChunkKind, ChunkMeta};
+
+    use super::*;
+    use crate::trace::Trace;
+
+    /// Epoch 1 has ended behind two slots, of which the first is in segments.
+    fn channel() -> ChannelRecord {
+        let ended = EpochState {
+            owner: Owner {
+                node: NodeId(1),
+                incarnation: Incarnation(1),
+            },
+            gens: Vec::new(),
+            activated: true,
+            adopted: 0,
+            seal: Some(Seal {
+                end: ChunkSeq(2),
+                by: Epoch(2),
+                adopted: 0,
+                log_index: 9,
+            }),
+        };
+        ChannelRecord {
+            channel: ChannelId(1),
+            class: StorageClass::Express,
+            owner: None,
+            epoch: Epoch(2),
+            activated: false,
+            sealed_through: Epoch(1),
+            checkpoint: Slot {
+                epoch: Epoch(1),
+                slot: ChunkSeq(1),
+            },
+            flush_seq: FlushSeq(1),
+            merge_seq: FlushSeq(0),
+            gens: Vec::new(),
+            epochs: vec![(Epoch(1), ended)],
+        }
+    }
+
+    fn meta(kind: ChunkKind) -> ChunkMeta {
+        ChunkMeta {
+            id: ChunkId::new(ChannelId(1), Epoch(1), ChunkSeq(1)),
+            kind,
+            nonce: Nonce(1),
+        }
+    }
+
+    /// What is wrong when so many zones hold the chunk, and one a seal in its place.
+    fn wrong(copies: usize) -> Option<String> {
+        let zones: Vec<Store> = (0..3).map(|seed| Store::new(seed, Trace::new(false))).collect();
+        let chunk = ChunkBuilder::new().finish(meta(ChunkKind::Chunk));
+        let seal = Chunk::seal(meta(ChunkKind::Seal { by: Epoch(2) }));
+        for (at, zone) in zones.iter().enumerate() {
+            let object = if at < copies { &chunk } else { &seal };
+            zone.put(object.meta().id.key(), object.payload.to_bytes());
+        }
+        let mut invariant = Zones::default();
+        let mut check = |now| invariant.check(now, &[channel()], &zones);
+        check(Duration::ZERO).expect("it may be late");
+        check(LATE_BY).err().map(|wrong| wrong.to_string())
+    }
+
+    #[test]
+    fn a_slot_that_is_counted_and_in_one_zone_alone_is_found() {
+        assert_eq!(wrong(2), None);
+        assert!(wrong(1).is_some_and(|wrong| wrong.starts_with("P1")));
+    }
+}
