@@ -12,7 +12,7 @@ use millrace_server::cluster::ClusterError;
 use millrace_server::config::{NodeConfig, Settings};
 use millrace_server::env::Env;
 use millrace_server::node::{Ended, Node, NodeError};
-use millrace_server::store::StoreError;
+use millrace_server::zones::standard::StoreError;
 use rand::rngs::SmallRng;
 use tokio::sync::Notify;
 use turmoil::Sim;
