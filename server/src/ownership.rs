@@ -31,7 +31,7 @@ use crate::env::Env;
 use crate::flusher::Flusher;
 use crate::lease::Lease;
 use crate::reaper::Reaper;
-use crate::wals::Wals;
+use crate::wals::{NoWal, Wals};
 use crate::zones::express::ExpressZones;
 
 /// Before a take-over that failed is tried again.
@@ -218,7 +218,7 @@ impl Ownership {
                 self.avoid(channel, AVOID_FOR);
                 self.release(vec![released(channel, epoch, None)]).await;
             }
-            Gone::Failed(error @ RecoveryError::NoWal(_)) => {
+            Gone::Failed(error @ RecoveryError::NoWal(NoWal::NoExpress(_))) => {
                 tracing::error!(%channel, %error, "the channel cannot be taken over here");
                 self.avoid(channel, AVOID_FOR);
             }
@@ -396,13 +396,26 @@ async fn serve(parts: Parts, owner: Owner, channel: ChannelId, stop: Cancellatio
 
 /// Takes the channel over, from the start again when its zones change under way.
 async fn take_over(parts: &Parts, owner: Owner, channel: ChannelId) -> Result<TakenOver, RecoveryError> {
+    if parts.wals.class(channel) == Err(NoWal::Unknown(channel)) {
+        // The leader knows it already.
+        parts.meta.linearize().await?;
+    }
     let class = parts.wals.class(channel)?;
     loop {
         let mut changed = parts.wals.changed();
         if let Some(zones) = parts.express.as_ref().filter(|_| class == StorageClass::Express) {
             zones.confirm().await;
         }
-        let wal = parts.wals.of_channel(channel)?;
+        let wal = match parts.wals.of_channel(channel) {
+            // This node hears of its zones in a moment.
+            Err(NoWal::NoExpress(_)) if parts.express.is_some() => {
+                if changed.changed().await.is_err() {
+                    return Err(NoWal::NoExpress(channel).into());
+                }
+                continue;
+            }
+            wal => wal?,
+        };
         let taken = recovery::take_over(
             channel,
             owner,

@@ -223,6 +223,7 @@ impl Shared {
                     () = sleep(until.saturating_duration_since(Instant::now())) => break,
                     () = zone.look_now.notified() => break,
                     Ok(()) = changed.changed() => {
+                        self.make_wal();
                         let another = self.looking(zone).registered().ok().flatten() != registered;
                         // A node that has just come may be the one that it is on.
                         if another || *zone.state.borrow() != ZoneState::Ok {

@@ -5,10 +5,10 @@
 //! records with it.
 
 use millrace_api::config::StorageClass;
-use millrace_api::id::{ChannelId, ZoneGen};
+use millrace_api::id::{ChannelId, Epoch, ZoneGen};
 use millrace_raft::command::RegisterZone;
 use millrace_raft::error::{MetaError, StoreError};
-use millrace_raft::query::View;
+use millrace_raft::query::{EpochState, View};
 use millrace_wal::{Marker, create_marker, preflight, read_marker};
 
 use super::express::{ExpressZones, ZoneState};
@@ -113,9 +113,15 @@ pub fn unsettled(view: &View<'_>) -> Result<Vec<ChannelId>, StoreError> {
         .collect();
     let channels = view.channels()?.into_iter();
     let unsettled = channels.filter(|channel| {
-        let under_others = |gens: &[ZoneGen]| gens != wanted;
+        // An epoch that ends where a recovery begins has nothing that anybody needs.
+        let is_read = |epoch: Epoch, state: &EpochState| match state.seal {
+            Some(seal) if epoch == channel.checkpoint.epoch => channel.checkpoint.slot < seal.end,
+            Some(seal) => seal.end.0 > 0,
+            None => true,
+        };
+        let mut epochs = channel.epochs.iter();
         channel.class == StorageClass::Express
-            && channel.epochs.iter().any(|(_, state)| under_others(&state.gens))
+            && epochs.any(|(epoch, state)| state.gens != wanted && is_read(*epoch, state))
     });
     Ok(unsettled.map(|channel| channel.channel).collect())
 }

@@ -7,11 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::cell::{PATIENCE, free_ports};
 use crate::ports::Ports;
 use crate::processes::{BASIN, Process, append, ready, start_as};
+
+/// Takes away all that a zone in a directory has.
+fn empty(dir: &Path) {
+    std::fs::remove_file(dir.join("zone")).unwrap();
+    // Until nothing was written in between.
+    while dir.join("wal").exists() && std::fs::remove_dir_all(dir.join("wal")).is_err() {}
+}
 
 /// Files below a directory.
 fn files(dir: &Path) -> usize {
@@ -23,22 +31,26 @@ fn files(dir: &Path) -> usize {
     count.sum()
 }
 
+fn zone(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("zone-{number}"))
+}
+
 struct Nodes {
     dir: tempfile::TempDir,
     ports: Ports,
     running: Vec<Option<Process>>,
     client: reqwest::Client,
-}
-
-fn zone(dir: &Path, number: usize) -> PathBuf {
-    dir.join(format!("zone-{number}"))
+    /// As `--express` has them.
+    zones: String,
 }
 
 impl Nodes {
     /// Three that serve, and a basin whose streams are of class Express.
-    async fn start() -> Self {
+    async fn start(zones: impl FnOnce(&Path) -> String) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let mut nodes = Self {
-            dir: tempfile::tempdir().unwrap(),
+            zones: zones(dir.path()),
+            dir,
             ports: free_ports(6),
             running: (0..3).map(|_| None).collect(),
             client: reqwest::Client::builder().timeout(PATIENCE).build().unwrap(),
@@ -71,11 +83,50 @@ impl Nodes {
     }
 
     fn spawn(&mut self, node: usize) {
-        let url = |number| format!("file://{}", zone(self.dir.path(), number).display());
-        let zones = [url(1), url(2), url(3)].join(",");
         let program = Command::new(env!("CARGO_BIN_EXE_millrace"));
-        let more = ["--express", zones.as_str(), "--flush-interval", "2s"];
+        let more = ["--express", self.zones.as_str(), "--flush-interval", "2s"];
         self.running[node] = Some(start_as(program, self.dir.path(), &self.ports, node, &more));
+    }
+
+    /// Kills a node and starts it again after a while.
+    async fn lose_for(&mut self, node: usize, time: Duration) {
+        drop(self.running[node].take());
+        sleep(time).await;
+        self.spawn(node);
+        ready(&self.client, self.running[node].as_ref().expect("it was started")).await;
+    }
+
+    /// Appends through all of them in turn, until it is told to stop: what was acknowledged, and where.
+    fn write(&self, stop: Arc<AtomicBool>) -> JoinHandle<Vec<(u64, u64)>> {
+        let client = self.client.clone();
+        let through = [self.http(0), self.http(1), self.http(2)];
+        tokio::spawn(async move {
+            let (mut acked, mut number) = (Vec::new(), 0);
+            while !stop.load(Relaxed) {
+                number += 1;
+                let answer = append(&client, through[number as usize % 3], number).await;
+                if let Some(seq_num) = answer.expect("an honest answer") {
+                    acked.push((seq_num, number));
+                }
+            }
+            acked
+        })
+    }
+
+    /// Every node delivers what was acknowledged, once and in order.
+    async fn assert_holds(&self, acked: &[(u64, u64)]) {
+        assert!(acked.len() > 50, "{} acknowledgements", acked.len());
+        for node in 0..3 {
+            let bodies = self.bodies(node).await;
+            assert!(
+                bodies.is_sorted_by(|a, b| a < b),
+                "once and in order through node {node}"
+            );
+            for (seq_num, number) in acked {
+                let stored = bodies.get(*seq_num as usize);
+                assert_eq!(stored, Some(number), "acknowledged, through node {node}");
+            }
+        }
     }
 
     fn http(&self, node: usize) -> SocketAddr {
@@ -101,7 +152,7 @@ impl Nodes {
             if output.status.success() && wanted(zones.as_array().map_or(&[], Vec::as_slice)) {
                 return;
             }
-            let err = String::from_utf8_lossy(&output.stderr);
+            let err = text(&output.stderr);
             assert!(
                 Instant::now() < deadline,
                 "not in time: {what}; last was {zones} {err}"
@@ -146,38 +197,20 @@ impl Nodes {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_nodes_die_and_a_zone_is_lost_and_replaced() {
-    let mut nodes = Nodes::start().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = {
-        let (client, stop) = (nodes.client.clone(), stop.clone());
-        let through = [nodes.http(0), nodes.http(1), nodes.http(2)];
-        tokio::spawn(async move {
-            let (mut acked, mut number) = (Vec::new(), 0);
-            while !stop.load(Relaxed) {
-                number += 1;
-                let answer = append(&client, through[number as usize % 3], number).await;
-                if let Some(seq_num) = answer.expect("an honest answer") {
-                    acked.push((seq_num, number));
-                }
-            }
-            acked
-        })
+    let directories = |dir: &Path| {
+        let url = |number| format!("file://{}", zone(dir, number).display());
+        [url(1), url(2), url(3)].join(",")
     };
+    let mut nodes = Nodes::start(directories).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = nodes.write(stop.clone());
     sleep(Duration::from_secs(1)).await;
     for victim in [0, 1] {
-        drop(nodes.running[victim].take());
-        sleep(Duration::from_secs(3)).await;
-        nodes.spawn(victim);
-        ready(
-            &nodes.client,
-            nodes.running[victim].as_ref().expect("it was started"),
-        )
-        .await;
+        nodes.lose_for(victim, Duration::from_secs(3)).await;
     }
 
     let lost = zone(nodes.dir.path(), 2);
-    std::fs::rename(&lost, nodes.dir.path().join("lost")).unwrap();
-    std::fs::create_dir(&lost).unwrap();
+    empty(&lost);
     let blank = |zones: &[Value]| {
         let nodes = zones.get(1).and_then(|zone| zone["nodes"].as_array());
         nodes.is_some_and(|nodes| nodes.len() == 3 && nodes.iter().all(|node| node["state"] == "blank"))
@@ -190,10 +223,7 @@ async fn nothing_acknowledged_is_lost_when_nodes_die_and_a_zone_is_lost_and_repl
     assert_eq!(files(&lost), chunks, "nothing is written to it");
 
     let replaced = nodes.cluster(&["zones", "replace", "2"]).await;
-    let (out, err) = (
-        String::from_utf8_lossy(&replaced.stdout).into_owned(),
-        String::from_utf8_lossy(&replaced.stderr).into_owned(),
-    );
+    let (out, err) = (text(&replaced.stdout), text(&replaced.stderr));
     assert!(replaced.status.success() && out.contains("safe"), "{out}{err}");
     let again = nodes.cluster(&["zones", "replace", "2"]).await;
     assert!(!again.status.success(), "there is nothing to replace any more");
@@ -203,24 +233,49 @@ async fn nothing_acknowledged_is_lost_when_nodes_die_and_a_zone_is_lost_and_repl
         })
         .await;
     // Another zone may go now.
-    std::fs::rename(zone(nodes.dir.path(), 1), nodes.dir.path().join("lost too")).unwrap();
+    empty(&zone(nodes.dir.path(), 1));
     sleep(Duration::from_secs(1)).await;
-    drop(nodes.running[2].take());
-    nodes.spawn(2);
-    ready(&nodes.client, nodes.running[2].as_ref().expect("it was started")).await;
+    nodes.lose_for(2, Duration::ZERO).await;
     sleep(Duration::from_secs(2)).await;
     stop.store(true, Relaxed);
-    let acked: Vec<(u64, u64)> = writer.await.unwrap();
-    assert!(acked.len() > 50, "{} acknowledgements", acked.len());
-    for node in 0..3 {
-        let bodies = nodes.bodies(node).await;
-        assert!(
-            bodies.is_sorted_by(|a, b| a < b),
-            "once and in order through node {node}"
-        );
-        for (seq_num, number) in &acked {
-            let stored = bodies.get(*seq_num as usize);
-            assert_eq!(stored, Some(number), "acknowledged, through node {node}");
-        }
+    nodes.assert_holds(&writer.await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disks_of_three_nodes_are_zones_that_come_and_go_with_them() {
+    let disks = |_: &Path| "disk://1,disk://2,disk://3".to_owned();
+    let mut nodes = Nodes::start(disks).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = nodes.write(stop.clone());
+    sleep(Duration::from_secs(1)).await;
+    let in_use = |zones: &[Value]| {
+        zones
+            .iter()
+            .all(|zone| zone["state"] == "ok" && zone["repair_backlog"] == 0)
+    };
+    for victim in 0..3 {
+        nodes.lose_for(victim, Duration::from_secs(3)).await;
+        nodes.until_zones("the disk is a zone again", in_use).await;
     }
+    // Its disk is lost, and it is started with an empty one.
+    drop(nodes.running[1].take());
+    let disk = nodes.dir.path().join("node-1").join("zone");
+    std::fs::remove_dir_all(&disk).unwrap();
+    nodes.lose_for(1, Duration::from_secs(1)).await;
+    let own_is_blank = |zones: &[Value]| zones.get(1).is_some_and(|zone| zone["state"] == "blank");
+    nodes
+        .until_zones("the node says that its disk is blank", own_is_blank)
+        .await;
+    let replaced = nodes.cluster(&["zones", "replace", "2"]).await;
+    let (out, err) = (text(&replaced.stdout), text(&replaced.stderr));
+    assert!(replaced.status.success() && out.contains("safe"), "{out}{err}");
+    nodes.until_zones("the disk is a zone again", in_use).await;
+    nodes.lose_for(0, Duration::from_secs(3)).await;
+    sleep(Duration::from_secs(1)).await;
+    stop.store(true, Relaxed);
+    nodes.assert_holds(&writer.await.unwrap()).await;
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

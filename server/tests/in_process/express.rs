@@ -261,7 +261,9 @@ async fn another_class_takes_effect_when_the_stream_has_rested() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_zone_is_given_what_it_missed_when_it_returns() {
     let cell = Cell::new();
-    let node = cell.start().await;
+    // What is flushed needs no copies any more.
+    let unflushed = |settings: &mut Settings| settings.flush_interval = Some(10 * PATIENCE);
+    let node = cell.start_with(unflushed).await;
     let name = stream("s");
     node.create_as(&name, StorageClass::Express).await;
     append(&node, &name, &[b"x"]).await;
