@@ -64,7 +64,7 @@ impl Served {
         let (serving, stopped) = (cluster.clone(), stop.clone());
         let served = server.spawn(async move {
             let calls = serving.disk.clone().router();
-            serving.serve_calls(calls, stopped).await.unwrap()
+            serving.serve(calls, stopped).await.unwrap()
         });
         let registered = cluster.meta.propose(RegisterNode {
             node: NODE,
