@@ -16,9 +16,6 @@ use super::{
     ZoneStore,
 };
 
-/// Every run with the same store is slow in the same way.
-const SHAPE_SEED: u64 = 1;
-
 /// What a store may need besides its URL.
 #[derive(Clone)]
 pub struct StoreEnvOptions {
@@ -101,7 +98,11 @@ fn shape(url: &Url) -> Result<Option<Shape>, StoreError> {
 
 fn shaped(url: &Url, store: Arc<dyn ZoneStore>) -> Result<Arc<dyn ZoneStore>, StoreError> {
     Ok(match shape(url)? {
-        Some(shape) => Arc::new(ShapedStore::new(store, shape, SHAPE_SEED)),
+        Some(shape) => {
+            // Every run with one store is slow in the same way, and no two stores are.
+            let seed = u64::from(crc32c::crc32c(url.as_str().as_bytes()));
+            Arc::new(ShapedStore::new(store, shape, seed))
+        }
         None => store,
     })
 }
