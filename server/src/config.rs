@@ -121,7 +121,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", env = "MILLRACE_EXPRESS_NEAR", requires = "express")]
     pub express_near: Option<usize>,
 
-    /// As --linger, for Express [default: 5ms]
+    /// As --linger, for Express [default: 1ms]
     #[arg(long, value_name = "DURATION", env = "MILLRACE_EXPRESS_LINGER", value_parser = humantime::parse_duration, requires = "express")]
     #[serde(default, with = "humantime_serde::option")]
     pub express_linger: Option<Duration>,

@@ -8,7 +8,7 @@ use super::{ConfigError, Settings};
 use crate::cluster::ClusterConfig;
 use crate::zones::EXPRESS_ZONES;
 
-const LINGER_DEFAULT: Duration = Duration::from_millis(5);
+const LINGER_DEFAULT: Duration = Duration::from_millis(1);
 /// What the URL of a node's disk begins with.
 const DISK: &str = "disk://";
 
