@@ -59,7 +59,15 @@ fn simulator_of_logs(args: &[&str]) -> Output {
 /// Six seeds, of which one is enough: it takes an owner that is cut off, lives on, and is written to.
 #[test]
 fn a_store_that_replaces_what_stands_there_is_found() {
-    let args = ["bank", "--seeds", "14..20", "--seconds", "15", "--workload", "many"];
+    let args = [
+        "bank",
+        "--seeds",
+        "14..20",
+        "--seconds",
+        "15",
+        "--workload",
+        "many",
+    ];
     let lies = ["--faults", "store-lies,hold", "--class", "standard"];
     let bank = simulator(&[&args[..], &lies].concat());
     assert_eq!(bank.status.code(), Some(1), "{}", printed(&bank));
