@@ -43,7 +43,7 @@ pub struct Repair {
 struct Known {
     /// Up to which epoch and slot, exclusive, nothing was missing.
     clean_to: (Epoch, u64),
-    /// Chunks that the WAL had given up on in the zone when that was seen.
+    /// Chunks that the WAL had given up on in the zone by then.
     dropped: u64,
 }
 
@@ -55,6 +55,8 @@ struct Progress {
     known: BTreeMap<Of, Known>,
     /// The durable ends of the last look.
     ends: BTreeMap<ChannelId, (Epoch, u64)>,
+    /// Chunks that the WAL had given up on by then in each zone, counted before the ends were seen: they are below.
+    dropped: Vec<u64>,
 }
 
 /// Slots of one epoch that are part of the history.
@@ -88,6 +90,10 @@ impl Repair {
 
     async fn look(&self, wal: &Wal, progress: &mut Progress) -> Result<(), StoreError> {
         let mut backlog = vec![0; wal.gens().len()];
+        let zones = wal.metrics().zones.iter();
+        let dropped = zones
+            .map(|zone| zone.laggards_dropped_total.load(Relaxed))
+            .collect();
         let mut ends = BTreeMap::new();
         for (channel, owned) in self.channels.owned().iter() {
             if self.wals.class(*channel) != Ok(StorageClass::Express) {
@@ -107,7 +113,7 @@ impl Repair {
                 *backlog += self.zone(wal, progress, *channel, zone, &proven).await;
             }
         }
-        progress.ends = ends;
+        (progress.ends, progress.dropped) = (ends, dropped);
         progress
             .known
             .retain(|(channel, _), _| progress.ends.contains_key(channel));
@@ -151,7 +157,8 @@ impl Repair {
         proven: &[Proven],
     ) -> u64 {
         let Some(last) = proven.last() else { return 0 };
-        let dropped = wal.metrics().zones[zone].laggards_dropped_total.load(Relaxed);
+        // What was given up on since may be behind the ends: it is a reason for the next look.
+        let dropped = progress.dropped.get(zone).copied().unwrap_or(0);
         let known = progress.known.get(&(channel, zone)).copied();
         let now = Known {
             clean_to: (last.epoch, last.end),
