@@ -11,7 +11,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Uri, Version, header};
 use millrace_api::id::ChannelId;
 use millrace_raft::grpc::Channel;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -19,8 +18,8 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::client::GrpcService;
-use tonic::metadata::GRPC_CONTENT_TYPE;
 
+use super::calls;
 use super::codec::{self, Malformed};
 use super::directory::Dialer;
 use super::messages::Messages;
@@ -374,24 +373,10 @@ pub type Opened = (mpsc::Sender<Vec<Bytes>>, Answers);
 /// Opens the stream on a connection. It ends when the sender is gone.
 pub async fn open(mut channel: Channel) -> Result<Opened, Status> {
     let (sender, messages) = mpsc::channel(OUTGOING_MAX);
-    let mut request = http::Request::new(Body::new(Outbox::new(messages)));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static(LINK);
-    *request.version_mut() = Version::HTTP_2;
-    let headers = request.headers_mut();
-    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    headers.insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    let request = calls::request(LINK, Body::new(Outbox::new(messages)));
     let response = channel.call(request).await;
     let response = response.map_err(|lost| Status::unavailable(lost.to_string()))?;
-    // There before the first message, a status is a refusal.
-    match Status::from_header_map(response.headers()) {
-        Some(refused) => Err(refused),
-        None if response.status() != http::StatusCode::OK => Err(Status::unavailable(format!(
-            "the node answers with {}",
-            response.status()
-        ))),
-        None => Ok((sender, Messages::new(response.into_body()))),
-    }
+    Ok((sender, calls::answers(response)?))
 }
 
 #[cfg(test)]

@@ -10,11 +10,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tokio::sync::mpsc;
 
 use super::pb::{self, link_reply, link_request};
-use crate::frontend::grpc::framing::{HEAD_LEN, put_head, put_message};
+use crate::frontend::grpc::framing::{HEAD_LEN, field_len, framed, put_field_head, put_head};
 use crate::frontend::session::chunks::join_small;
 
 /// Field numbers of `peer.proto`.
@@ -113,23 +112,6 @@ pub fn reply_parts(mut reply: pb::LinkReply) -> Vec<Bytes> {
     join_small(parts)
 }
 
-/// A message in one piece.
-fn framed(message: &impl Message) -> Bytes {
-    let mut framed = BytesMut::new();
-    put_message(message, &mut framed);
-    framed.freeze()
-}
-
 fn put(message: &impl Message, out: &mut BytesMut) {
     message.encode(out).expect("a growing buffer takes all");
-}
-
-fn put_field_head(number: u32, len: usize, out: &mut BytesMut) {
-    encode_key(number, WireType::LengthDelimited, out);
-    encode_varint(len as u64, out);
-}
-
-/// Of a field with its head.
-fn field_len(number: u32, len: usize) -> usize {
-    key_len(number) + encoded_len_varint(len as u64) + len
 }

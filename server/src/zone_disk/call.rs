@@ -5,20 +5,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, Uri, Version, header};
 use http_body::{Frame, SizeHint};
 use millrace_raft::grpc::Channel;
 use millrace_wal::{Payload, StoreError};
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tonic::body::Body;
 use tonic::client::GrpcService;
-use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::{Code, Status};
 
 use super::{PIECE_LEN_MAX, pb};
-use crate::frontend::grpc::framing::{HEAD_LEN, put_head, put_message};
+use crate::frontend::grpc::framing::{HEAD_LEN, field_len, put_field_head, put_head};
 use crate::frontend::session::chunks::join_small;
+use crate::peer::calls;
 use crate::peer::messages::Messages;
 
 /// Field number of `zone.proto`.
@@ -30,27 +28,13 @@ pub type Answers<M> = Messages<Body, M>;
 /// Sends a request that is all there, and waits until the answer begins.
 pub async fn call<M: Message + Default>(
     mut channel: Channel,
-    uri: &'static str,
+    method: &'static str,
     parts: Vec<Bytes>,
 ) -> Result<Answers<M>, StoreError> {
-    let mut request = http::Request::new(Body::new(Framed::new(parts)));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static(uri);
-    *request.version_mut() = Version::HTTP_2;
-    let headers = request.headers_mut();
-    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    headers.insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    let request = calls::request(method, Body::new(Framed::new(parts)));
     let response = channel.call(request).await;
     let response = response.map_err(|lost| StoreError::Retry(lost.to_string()))?;
-    // There before the first message, a status is a refusal.
-    match Status::from_header_map(response.headers()) {
-        Some(refused) => Err(store_error(refused)),
-        None if response.status() != http::StatusCode::OK => Err(StoreError::Retry(format!(
-            "the node answers with {}",
-            response.status()
-        ))),
-        None => Ok(Messages::new(response.into_body())),
-    }
+    calls::answers(response).map_err(store_error)
 }
 
 /// The answer of a call that has one.
@@ -82,13 +66,6 @@ fn store_error(status: Status) -> StoreError {
     }
 }
 
-/// The framed request in one part.
-pub fn framed(message: &impl Message) -> Vec<Bytes> {
-    let mut framed = BytesMut::new();
-    put_message(message, &mut framed);
-    vec![framed.freeze()]
-}
-
 /// A create as framed messages, each piece a message: what is large stays where it lies, and arrives in one part.
 pub fn create_parts(first: &pb::CreateRequest, payload: &Payload) -> Vec<Bytes> {
     let pieces = join_small(payload.parts().to_vec());
@@ -106,16 +83,15 @@ pub fn create_parts(first: &pb::CreateRequest, payload: &Payload) -> Vec<Bytes> 
 
 fn put_create(message: &pb::CreateRequest, piece: Bytes, parts: &mut Vec<Bytes>) {
     let head_len = message.encoded_len();
-    let field_len = match piece.len() {
+    let piece_len = match piece.len() {
         0 => 0,
-        len => key_len(CREATE_PIECE) + encoded_len_varint(len as u64) + len,
+        len => field_len(CREATE_PIECE, len),
     };
-    let mut head = BytesMut::with_capacity(HEAD_LEN + head_len + field_len - piece.len());
-    put_head(head_len + field_len, &mut head);
+    let mut head = BytesMut::with_capacity(HEAD_LEN + head_len + piece_len - piece.len());
+    put_head(head_len + piece_len, &mut head);
     message.encode(&mut head).expect("a growing buffer takes all");
     if !piece.is_empty() {
-        encode_key(CREATE_PIECE, WireType::LengthDelimited, &mut head);
-        encode_varint(piece.len() as u64, &mut head);
+        put_field_head(CREATE_PIECE, piece.len(), &mut head);
     }
     parts.push(head.freeze());
     parts.push(piece);
@@ -124,11 +100,10 @@ fn put_create(message: &pb::CreateRequest, piece: Bytes, parts: &mut Vec<Bytes>)
 /// Bytes as framed answers.
 pub fn piece_parts(bytes: Bytes) -> impl Iterator<Item = [Bytes; 2]> {
     in_pieces(bytes).filter(|piece| !piece.is_empty()).map(|piece| {
-        let mut head = BytesMut::with_capacity(HEAD_LEN + 2 * encoded_len_varint(u64::MAX));
-        let field_len = key_len(GET_PIECE) + encoded_len_varint(piece.len() as u64) + piece.len();
-        put_head(field_len, &mut head);
-        encode_key(GET_PIECE, WireType::LengthDelimited, &mut head);
-        encode_varint(piece.len() as u64, &mut head);
+        let len = field_len(GET_PIECE, piece.len());
+        let mut head = BytesMut::with_capacity(HEAD_LEN + len - piece.len());
+        put_head(len, &mut head);
+        put_field_head(GET_PIECE, piece.len(), &mut head);
         [head.freeze(), piece]
     })
 }

@@ -11,9 +11,10 @@ use millrace_wal::zone::{DISK_OBJECT_BYTES_MAX, check_key, check_prefix};
 use millrace_wal::{CreateOutcome, Payload, ReadRange, StoreError, ZoneStore};
 use tokio::sync::Semaphore;
 
-use super::call::{call, create_parts, framed, next, only};
+use super::call::{call, create_parts, next, only};
 use super::pb::{self, get_request, get_response};
 use super::{LIST_PAGE, OBJECT_BYTES_MAX};
+use crate::frontend::grpc::framing::framed;
 use crate::peer::directory::Peers;
 
 const CREATE: &str = "http://millrace.zone/millrace.zone.v1.Zone/Create";
@@ -139,7 +140,7 @@ impl ZoneStore for RemoteDisk {
                 ReadRange::Suffix(suffix) => Some(get_request::Range::Suffix(suffix)),
             },
         };
-        let mut answers = call(self.channel(Lane::Others)?, GET, framed(&request)).await?;
+        let mut answers = call(self.channel(Lane::Others)?, GET, vec![framed(&request)]).await?;
         let first: pb::GetResponse = next(&mut answers).await?;
         let mut left = match first.answer {
             Some(get_response::Answer::Len(len)) => len,
@@ -179,7 +180,7 @@ impl ZoneStore for RemoteDisk {
                 after: keys.last().cloned().or_else(|| after.map(str::to_owned)),
                 limit: LIST_PAGE.min(limit - keys.len()) as u64,
             };
-            let answers = call(self.channel(Lane::Others)?, LIST, framed(&request)).await?;
+            let answers = call(self.channel(Lane::Others)?, LIST, vec![framed(&request)]).await?;
             let page: pb::ListResponse = only(answers).await?;
             // One that does not go forward would be asked for for ever.
             if page.keys.iter().any(|key| Some(key) <= keys.last()) {
@@ -201,7 +202,7 @@ impl ZoneStore for RemoteDisk {
             zone_gen: self.zone_gen(),
             key: key.into(),
         };
-        let answers = call(self.channel(Lane::Others)?, DELETE, framed(&request)).await?;
+        let answers = call(self.channel(Lane::Others)?, DELETE, vec![framed(&request)]).await?;
         only::<pb::DeleteResponse>(answers).await.map(drop)
     }
 }

@@ -23,10 +23,12 @@ use crate::wals::Wals;
 /// Between two looks. A chunk is looked for in the look after the one that saw it durable: until then it may be on its
 /// way.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Missing slots of one channel and zone that one look takes up.
+/// Missing slots that are held in memory at a time.
 const SLOTS_MAX: usize = 4096;
 /// So much is copied a second.
 const BYTES_PER_SECOND: u64 = 64 << 20;
+/// Timers are coarse: what is to be waited for is saved up until it is this long.
+const WAIT_MIN: Duration = Duration::from_millis(20);
 
 /// What this node repairs.
 pub struct Repair {
@@ -177,13 +179,21 @@ impl Repair {
         }
         let mut left = 0;
         for Proven { epoch, start, end } in proven {
-            let first = ChunkId::new(channel, *epoch, ChunkSeq(*start));
-            match wal.unlisted(first, *end, zone, SLOTS_MAX).await {
-                Ok(missing) => left += self.copy(wal, zone, missing).await,
-                Err(error) => {
-                    tracing::debug!(%channel, zone = zone + 1, %error, "the zone is not listed at the moment");
-                    left += 1;
-                }
+            let mut next = Some(ChunkSeq(*start));
+            while let Some(slot) = next {
+                let first = ChunkId::new(channel, *epoch, slot);
+                next = match wal.unlisted(first, *end, zone, SLOTS_MAX).await {
+                    Ok(missing) => {
+                        let failed = self.copy(wal, zone, missing.chunks).await;
+                        left += failed;
+                        missing.next.filter(|_| failed == 0)
+                    }
+                    Err(error) => {
+                        tracing::debug!(%channel, zone = zone + 1, %error, "the zone is not listed at the moment");
+                        left += 1;
+                        None
+                    }
+                };
             }
         }
         if left == 0 {
@@ -196,11 +206,15 @@ impl Repair {
     async fn copy(&self, wal: &Wal, zone: usize, missing: Vec<ChunkId>) -> u64 {
         let all = missing.len() as u64;
         let (mut created, mut conflicts) = (0, 0);
+        let mut wait = Duration::ZERO;
         for (done, chunk) in (0..).zip(missing) {
             match wal.repair(chunk, zone).await {
                 Ok(Repaired::Created { bytes }) => {
                     created += 1;
-                    sleep(Duration::from_secs(1).mul_f64(bytes as f64 / BYTES_PER_SECOND as f64)).await;
+                    wait += Duration::from_secs(1).mul_f64(bytes as f64 / BYTES_PER_SECOND as f64);
+                    if wait >= WAIT_MIN {
+                        sleep(std::mem::take(&mut wait)).await;
+                    }
                 }
                 Ok(Repaired::Conflict) => conflicts += 1,
                 // Flushed and deleted meanwhile, most likely.

@@ -9,7 +9,7 @@ use millrace_api::id::{ChannelId, Epoch, ZoneGen};
 use millrace_raft::command::RegisterZone;
 use millrace_raft::error::{MetaError, StoreError};
 use millrace_raft::query::{EpochState, View};
-use millrace_wal::{Marker, create_marker, preflight, read_marker};
+use millrace_wal::read_marker;
 
 use super::express::{ExpressZones, ZoneState};
 use super::look::colliding;
@@ -76,15 +76,7 @@ impl ExpressZones {
             // A former attempt ended behind its marker.
             Some(found) => found.zone_gen,
             None => {
-                let nonce = self.shared.env.random_u128();
-                preflight(&*store, nonce)
-                    .await
-                    .map_err(|error| unusable(&error))?;
-                let marker = Marker {
-                    cell,
-                    zone_gen: ZoneGen(self.shared.env.random_u128()),
-                };
-                let standing = create_marker(&*store, &marker).await;
+                let standing = looking.mark(&*store, cell).await;
                 standing.map_err(|error| unusable(&error))?.zone_gen
             }
         };

@@ -27,7 +27,7 @@ pub use metrics::{LatencyHistogram, LatencySnapshot, WalMetrics, ZoneMetrics};
 pub use options::WalOptions;
 pub use read::ReadError;
 pub(crate) use read::{Answer, Depth, FoundChunk};
-pub use repair::Repaired;
+pub use repair::{Repaired, Unlisted};
 pub(crate) use seal::{EpochZones, SlotSeal};
 pub use seal::{SealError, SealOutcome, TooFewZones};
 pub use writer::{EpochProgress, EpochWriter, FencedBy, WriteEvent};

@@ -21,16 +21,25 @@ pub enum Repaired {
     NoSource,
 }
 
+/// What a listing says that a zone lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unlisted {
+    /// In the order of their slots. A hint: some of them may be there.
+    pub chunks: Vec<ChunkId>,
+    /// The slot from which on nothing was looked for; `None` if all was.
+    pub next: Option<ChunkSeq>,
+}
+
 impl Wal {
-    /// Slots of an epoch below `end` that the zone at this place does not list, from `id` on. A hint: some of them may be
-    /// there. At most `limit` are answered.
+    /// Slots of an epoch below `end` that the zone at this place does not list, from `id` on: at most `limit`, which is
+    /// not 0.
     pub async fn unlisted(
         &self,
         id: ChunkId,
         end: u64,
         zone: usize,
         limit: usize,
-    ) -> Result<Vec<ChunkId>, StoreError> {
+    ) -> Result<Unlisted, StoreError> {
         const PAGE: usize = 1024;
         let store = &self.inner.zones[zone].store;
         let prefix = ChunkId::epoch_prefix(id.channel, id.epoch);
@@ -59,8 +68,15 @@ impl Wal {
             next = stop;
             after = listed.last().cloned();
         }
+        let next = match missing.get(limit) {
+            Some(beyond) => Some(beyond.slot),
+            None => (next < end).then_some(ChunkSeq(next)),
+        };
         missing.truncate(limit);
-        Ok(missing)
+        Ok(Unlisted {
+            chunks: missing,
+            next,
+        })
     }
 
     /// Makes the zone at this place have the chunk, byte for byte as another zone has it. The caller knows that the slot
@@ -166,11 +182,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_zone_that_returns_is_given_the_same_bytes() {
         let cell = cell().await;
-        let missing = cell.wal.unlisted(id(0), 8, 2, 100).await.unwrap();
-        assert_eq!(missing, (2..8).map(id).collect::<Vec<_>>());
-        assert_eq!(cell.wal.unlisted(id(4), 6, 2, 100).await.unwrap(), [id(4), id(5)]);
-        assert_eq!(cell.wal.unlisted(id(0), 8, 2, 1).await.unwrap(), [id(2)]);
-        for slot in missing {
+        let unlisted = async |from: u64, end, limit| {
+            let found = cell.wal.unlisted(id(from), end, 2, limit).await.unwrap();
+            let slots: Vec<u64> = found.chunks.iter().map(|chunk| chunk.slot.0).collect();
+            assert!(found.chunks.iter().all(|chunk| *chunk == id(chunk.slot.0)));
+            (slots, found.next.map(|next| next.0))
+        };
+        assert_eq!(unlisted(0, 8, 100).await, ((2..8).collect(), None));
+        assert_eq!(unlisted(4, 6, 100).await, (vec![4, 5], None));
+        assert_eq!(unlisted(4, 6, 2).await, (vec![4, 5], None));
+        assert_eq!(unlisted(0, 8, 1).await, (vec![2], Some(3)), "where to go on");
+        for slot in (2..8).map(id) {
             let repaired = cell.wal.repair(slot, 2).await.unwrap();
             assert!(matches!(repaired, Repaired::Created { .. }), "{repaired:?}");
             assert_eq!(cell.wal.repair(slot, 2).await, Ok(Repaired::Present));
@@ -179,7 +201,7 @@ mod tests {
             let [one, two] = futures::future::join_all(copies).await.try_into().unwrap();
             assert_eq!(one, two);
         }
-        assert_eq!(cell.wal.unlisted(id(0), 8, 2, 100).await.unwrap(), []);
+        assert_eq!(unlisted(0, 8, 100).await, (vec![], None));
         assert_eq!(cell.wal.repair(id(9), 2).await, Ok(Repaired::NoSource));
     }
 

@@ -5,21 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, Uri, Version, header};
 use http_body_util::Full;
 use millrace_api::id::NodeId;
 use millrace_api::segment::SegmentObjectId;
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::metadata::GRPC_CONTENT_TYPE;
 
 use super::Neighbours;
 use super::asked::Asked;
 use super::members::Member;
 use super::pb::{self, missing::Why, pages_reply::Reply};
 use crate::cache::{PageError, page_range};
-use crate::frontend::grpc::framing::put_message;
+use crate::frontend::grpc::framing::framed;
+use crate::peer::calls;
 use crate::peer::messages::Messages;
 
 const PAGES: &str = "http://millrace.cache/millrace.cache.v1.Cache/Pages";
@@ -87,25 +86,9 @@ pub(super) async fn ask(
 }
 
 async fn open(neighbours: &dyn Neighbours, node: NodeId, asked: &Asked) -> Result<Replies, Status> {
-    let mut message = BytesMut::new();
-    put_message(&asked.to_message(), &mut message);
-    let mut request = http::Request::new(Body::new(Full::new(message.freeze())));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static(PAGES);
-    *request.version_mut() = Version::HTTP_2;
-    let headers = request.headers_mut();
-    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    headers.insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
-    let response = neighbours.call(node, request).await?;
-    // There before the first message, a status is a refusal.
-    match Status::from_header_map(response.headers()) {
-        Some(refused) => Err(refused),
-        None if response.status() != http::StatusCode::OK => Err(Status::unavailable(format!(
-            "the node answers with {}",
-            response.status()
-        ))),
-        None => Ok(Messages::new(response.into_body())),
-    }
+    let message = framed(&asked.to_message());
+    let request = calls::request(PAGES, Body::new(Full::new(message)));
+    calls::answers(neighbours.call(node, request).await?)
 }
 
 async fn next(replies: &mut Replies) -> Result<Reply, Unanswered> {

@@ -11,7 +11,6 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use bytes::{Bytes, BytesMut};
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -21,7 +20,7 @@ use super::asked::Asked;
 use super::pb::{self, missing::Why, pages_reply::Reply};
 use crate::cache::stats::count;
 use crate::cache::{PageError, PageKey};
-use crate::frontend::grpc::framing::{HEAD_LEN, put_head, put_message};
+use crate::frontend::grpc::framing::{HEAD_LEN, field_len, framed, put_field_head, put_head};
 use crate::frontend::grpc::incoming::Incoming;
 use crate::frontend::grpc::reply::{self, Refusal};
 use crate::frontend::session::output::{Broken, Output};
@@ -150,17 +149,14 @@ fn message(reply: Reply) -> pb::PagesReply {
 }
 
 async fn send(output: &Output, reply: Reply) -> Result<(), Broken> {
-    let mut framed = BytesMut::new();
-    put_message(&message(reply), &mut framed);
-    output.send(framed.freeze()).await
+    output.send(framed(&message(reply))).await
 }
 
 /// All of a message with a piece but the piece.
 fn piece_head(piece_len: usize) -> Bytes {
-    let len = key_len(REPLY_PIECE) + encoded_len_varint(piece_len as u64) + piece_len;
+    let len = field_len(REPLY_PIECE, piece_len);
     let mut head = BytesMut::with_capacity(HEAD_LEN + len - piece_len);
     put_head(len, &mut head);
-    encode_key(REPLY_PIECE, WireType::LengthDelimited, &mut head);
-    encode_varint(piece_len as u64, &mut head);
+    put_field_head(REPLY_PIECE, piece_len, &mut head);
     head.freeze()
 }

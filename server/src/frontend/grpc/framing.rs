@@ -1,8 +1,9 @@
 //! How messages follow each other in a body: each behind a flag, which says whether it is compressed, and its length.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use millrace_api::error::ErrorCode;
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::error::ServiceError;
 
@@ -39,6 +40,24 @@ pub(crate) fn put_message(message: &impl Message, out: &mut BytesMut) {
     out.reserve(HEAD_LEN + len);
     put_head(len, out);
     message.encode(out).expect("a growing buffer takes all");
+}
+
+/// A message behind its head.
+pub(crate) fn framed(message: &impl Message) -> Bytes {
+    let mut framed = BytesMut::new();
+    put_message(message, &mut framed);
+    framed.freeze()
+}
+
+/// Appends what stands before a field of bytes or a message of this length.
+pub(crate) fn put_field_head(number: u32, len: usize, out: &mut BytesMut) {
+    encode_key(number, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+}
+
+/// Bytes of such a field with what stands before it.
+pub(crate) fn field_len(number: u32, len: usize) -> usize {
+    key_len(number) + encoded_len_varint(len as u64) + len
 }
 
 #[cfg(test)]

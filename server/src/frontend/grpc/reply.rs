@@ -11,7 +11,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
-use super::framing::{HEAD_LEN, put_head, put_message};
+use super::framing::{HEAD_LEN, framed, put_head};
 use crate::frontend::session::chunks::join_small;
 use crate::frontend::session::output::{Broken, End, Output, written_by};
 
@@ -45,9 +45,7 @@ where
 
 /// One message.
 pub(crate) fn message(message: &impl Message) -> Response {
-    let mut framed = BytesMut::new();
-    put_message(message, &mut framed);
-    chunks(vec![framed.freeze()])
+    chunks(vec![framed(message)])
 }
 
 /// One message that is in pieces.
