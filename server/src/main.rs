@@ -1,5 +1,6 @@
 //! The `millrace` program.
 
+mod allocator;
 mod dev_cluster;
 
 use std::net::SocketAddr;
