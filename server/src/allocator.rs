@@ -10,6 +10,9 @@ static GLOBAL: Jemalloc = Jemalloc;
 
 /// Given back to the system a second after it was freed, by threads of its own. `_RJEM_MALLOC_CONF` in
 /// the environment overrides it.
-#[allow(unsafe_code, reason = "the library reads its options from a symbol of this name")]
+#[allow(
+    unsafe_code,
+    reason = "the library reads its options from a symbol of this name"
+)]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static OPTIONS: &[u8; 43] = b"background_thread:true,dirty_decay_ms:1000\0";

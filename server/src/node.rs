@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::service::AdminParts;
 use crate::cache::PageCache;
+use crate::cache::disk::{Disk, DiskError, DiskOptions};
 use crate::channel::flush::FlushLimits;
 use crate::channel::recovery::{Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
@@ -69,6 +70,8 @@ pub enum NodeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
+    CacheDisk(#[from] DiskError),
+    #[error(transparent)]
     Wal(#[from] millrace_wal::WalError),
     #[error("metadata: {0}")]
     Meta(#[from] MetaError),
@@ -112,6 +115,7 @@ pub struct Node {
     /// What other nodes ask of this one.
     stop_serving: CancellationToken,
     tasks: JoinSet<()>,
+    cache_disk: Option<Disk>,
 }
 
 impl Node {
@@ -167,7 +171,8 @@ impl Node {
             peers,
             stop: stop_serving.clone(),
         });
-        let storage = Storage::new(zone, disks, neighbours, &config, &meta, &env)?;
+        let cache_disk = cache_disk(&config, &meta, &env).await?;
+        let storage = Storage::new(zone, disks, neighbours, cache_disk.clone(), &config, &meta, &env)?;
         let node = config.cluster.as_ref().map_or(NODE, |cluster| cluster.node);
         let channels = Channels::new(node, meta.clone());
         let classes = 1 + usize::from(config.express.is_some());
@@ -267,6 +272,7 @@ impl Node {
             stop_tasks,
             stop_serving,
             tasks,
+            cache_disk,
         })
     }
 
@@ -330,6 +336,9 @@ impl Node {
         }
         self.stop_serving.cancel();
         self.tasks.shutdown().await;
+        if let Some(disk) = self.cache_disk {
+            disk.close().await;
+        }
         self.meta.shutdown().await;
     }
 }
@@ -498,6 +507,19 @@ fn not_owned(ended: Result<Result<(), Trouble>, JoinError>) -> NodeError {
         Ok(Err(Trouble::Recovery { channel, cause })) => NodeError::Recovery { channel, cause },
         ended => NodeError::Channels(channel_failure(ended)),
     }
+}
+
+/// The disk for pages, if there is to be one.
+async fn cache_disk(config: &NodeConfig, meta: &Meta, env: &Env) -> Result<Option<Disk>, NodeError> {
+    let Some((dir, capacity_bytes)) = config.cache_disk.clone() else {
+        return Ok(None);
+    };
+    let options = DiskOptions {
+        dir,
+        capacity_bytes,
+        cell: standard::cell_id(meta, env).await?,
+    };
+    Ok(Some(Disk::open(options).await?))
 }
 
 /// A former process that was killed may take a moment to end; the lock is its until then.

@@ -19,6 +19,7 @@ use millrace_wal::{Wal, WalError, WalOptions, Zone, ZoneStore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::disk::Disk;
 use crate::cache::zone::Neighbourhood;
 use crate::cache::{PageCache, PageCacheOptions};
 use crate::channels::Channels;
@@ -61,11 +62,13 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Over the standard store, and the Express zones if there are any. `disks` and `neighbours`: of a node among others.
+    /// Over the standard store, and the Express zones if there are any. `disks` and `neighbours`: of a node among others; `cache_disk`: for
+    /// pages.
     pub fn new(
         zone: Zone,
         disks: Option<Disks>,
         neighbours: Option<Neighbourhood>,
+        cache_disk: Option<Disk>,
         config: &NodeConfig,
         meta: &Meta,
         env: &Env,
@@ -88,6 +91,7 @@ impl Storage {
         let cache = {
             let options = PageCacheOptions {
                 capacity_bytes: config.cache_bytes as u64,
+                disk: cache_disk,
                 ..PageCacheOptions::default()
             };
             match neighbours {
