@@ -12,6 +12,7 @@ use millrace_jepsen::check::{self, Verdict, timeline};
 use millrace_jepsen::history;
 use millrace_jepsen::live::cluster::Plan;
 use millrace_jepsen::live::run::{Run, Until, run_dir};
+use millrace_jepsen::live::zones;
 use millrace_jepsen::measure::creations::creations;
 use millrace_jepsen::measure::forwarding::forwarding;
 use millrace_jepsen::measure::resume::{Way, Who, resume};
@@ -51,7 +52,7 @@ enum Command {
 /// read through every node, and all that clients were told is judged.
 ///
 /// Faults that need network namespaces (cut-…) or file systems of their own (disk-full) need root, and are reported as
-/// skipped where they cannot be had; those of the store (store-…) need --store.
+/// skipped where they cannot be had; those of the store (store-…) need --store, those of zones (zone-…) need --zones.
 #[derive(Args)]
 struct Live {
     /// The program to test
@@ -85,6 +86,9 @@ struct Live {
     /// need; credentials come from the environment [default: a directory]
     #[arg(long, value_name = "URL", env = "MILLRACE_JEPSEN_STORE")]
     store: Option<String>,
+    /// Have Express zones, and all streams of class Express, on these [default: class Standard]
+    #[arg(long, value_name = "KIND")]
+    zones: Option<zones::Kind>,
     /// WAL channels of each node
     #[arg(long, default_value_t = 2, value_name = "N")]
     channels: u32,
@@ -198,6 +202,7 @@ impl Live {
                 nodes: self.nodes,
                 election_timeout: self.election_timeout,
                 store: self.store,
+                zones: self.zones,
                 channels: self.channels,
                 further: self.further,
             },
@@ -254,6 +259,7 @@ impl Measure {
             nodes: 3,
             election_timeout: self.election_timeout,
             store: None,
+            zones: None,
             channels: 2,
             further: self.further,
         };

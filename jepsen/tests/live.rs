@@ -39,6 +39,7 @@ async fn clients_see_one_stream_while_a_node_is_killed_and_one_is_paused() {
             nodes: 3,
             election_timeout: Duration::from_millis(1000),
             store: None,
+            zones: None,
             channels: 1,
             further: Vec::new(),
         },

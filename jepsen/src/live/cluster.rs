@@ -15,6 +15,7 @@ use super::edge;
 use super::network::Network;
 use super::ports::Ports;
 use super::store::Store;
+use super::zones::{self, Zones};
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Plan {
     pub election_timeout: Duration,
     /// An S3 server, as `--store` of a node but by way of proxies; a directory if there is none.
     pub store: Option<String>,
+    /// What the Express zones are; all streams are of class Express then, and of class Standard otherwise.
+    pub zones: Option<zones::Kind>,
     /// WAL channels of each node.
     pub channels: u32,
     /// What else is passed to each node.
@@ -43,6 +46,8 @@ pub struct Cluster {
     pub network: Network,
     /// What they store on.
     pub store: Store,
+    /// What streams of class Express are on.
+    pub zones: Zones,
     nodes: Vec<Node>,
     /// Where a further node stands, when there is one.
     spare: SocketAddr,
@@ -80,8 +85,10 @@ impl Cluster {
             paused: false,
         });
         let store = Store::new(plan.store.as_deref(), &plan.dir, &network, plan.nodes).await?;
+        let zones = Zones::new(plan.zones, plan.store.as_deref(), &plan.dir, &network, plan.nodes).await?;
         let mut cluster = Self {
             store,
+            zones,
             nodes: nodes.collect(),
             spare: SocketAddr::new(network.ip(plan.nodes), ports[2 * plan.nodes]),
             guest: None,
@@ -182,11 +189,14 @@ impl Cluster {
             // Names are used again soon.
             .args(["--deletion-grace", "1s"])
             .args(["--log", "info,openraft=warn", "--log-format", "json"])
-            .args(&self.plan.further)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .kill_on_drop(true);
+        if let Some(zones) = self.zones.urls(node) {
+            command.args(["--express", &zones]);
+        }
+        command.args(&self.plan.further);
         Ok(command)
     }
 

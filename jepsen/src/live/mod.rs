@@ -11,6 +11,7 @@ pub mod report;
 pub mod run;
 pub mod store;
 pub mod target;
+pub mod zones;
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use millrace_client::{Basin, BasinConfig, Batch, Client, Error, StreamConfig};
+use millrace_client::{Basin, BasinConfig, Batch, Client, Error, StorageClass, StreamConfig};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -17,6 +17,7 @@ use super::cluster::{Cluster, Plan};
 use super::judge::{Judgement, judge, last_reads};
 use super::network::Network;
 use super::report::{FaultReport, Report, RoundReport};
+use super::zones;
 use super::{BASIN, client_of};
 use crate::history::{Finish, Phase};
 use crate::nemesis::{Nemesis, Outcome};
@@ -127,7 +128,14 @@ impl Run {
         let cluster = Cluster::start(plan, network, STARTS_WITHIN).await?;
         let basin = basin_of(&cluster, 0, self.seed)?;
         let deadline = Instant::now() + STARTS_WITHIN;
-        while let Err(error) = basin.ensure(BasinConfig::default()).await {
+        let config = BasinConfig {
+            default_stream_config: StreamConfig {
+                storage_class: self.plan.zones.map(|_| StorageClass::Express),
+                ..StreamConfig::default()
+            },
+            ..BasinConfig::default()
+        };
+        while let Err(error) = basin.ensure(config).await {
             if Instant::now() >= deadline {
                 bail!("the basin cannot be made: {error}");
             }
@@ -280,7 +288,7 @@ impl Run {
 }
 
 /// Every node serves, and through each of them an append and a read of it succeed; every channel is served by somebody,
-/// and all replicas of the metadata are the same.
+/// all replicas of the metadata are the same, and the Express zones have what they are to have.
 async fn whole(cluster: &mut Cluster, seed: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + HEALS_WITHIN;
     for node in 0..cluster.len() {
@@ -316,11 +324,12 @@ async fn whole(cluster: &mut Cluster, seed: u64) -> anyhow::Result<()> {
             admin::replicas_agree(cluster).await
         };
         match sound.await {
-            Ok(()) => return Ok(()),
+            Ok(()) => break,
             Err(error) if Instant::now() >= deadline => return Err(error),
             Err(_) => sleep(Duration::from_millis(200)).await,
         }
     }
+    zones::whole(cluster, HEALS_WITHIN).await
 }
 
 fn ended_by_themselves(cluster: &mut Cluster) -> Vec<String> {

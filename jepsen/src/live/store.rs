@@ -13,46 +13,29 @@ use super::proxy::{Manners, Proxy};
 pub enum Store {
     /// Shared by all nodes.
     Directory(String),
-    /// One proxy for each node.
-    Proxied {
-        /// For each node.
-        urls: Vec<String>,
-        /// For each node.
-        proxies: Vec<Proxy>,
-    },
+    /// It can fail.
+    Proxied(Proxied),
 }
 
 impl Store {
     /// A directory in `dir`, or a prefix of its own in the store of `url`.
     pub async fn new(url: Option<&str>, dir: &Path, network: &Network, nodes: usize) -> anyhow::Result<Self> {
-        let Some(url) = url else {
-            let dir = std::path::absolute(dir.join("store"))?;
-            return Ok(Self::Directory(format!("file://{}", dir.display())));
-        };
-        let Url { base, host, further } = Url::parse(url)?;
-        let own = dir
-            .file_name()
-            .context("a cluster has a directory")?
-            .to_string_lossy();
-        let run = std::process::id();
-        let mut urls = Vec::new();
-        let mut proxies = Vec::new();
-        for node in 0..nodes {
-            let proxy = Proxy::start(here(network), host.clone(), node as u64).await?;
-            let endpoint = format!("endpoint=http://{}", proxy.address());
-            let query = [vec![endpoint], further.clone()].concat().join("&");
-            urls.push(format!("{base}/jepsen-{run}/{own}?{query}"));
-            proxies.push(proxy);
+        match url {
+            Some(url) => Ok(Self::Proxied(
+                Proxied::new(url, "store", dir, network, nodes).await?,
+            )),
+            None => {
+                let dir = std::path::absolute(dir.join("store"))?;
+                Ok(Self::Directory(format!("file://{}", dir.display())))
+            }
         }
-        Ok(Self::Proxied { urls, proxies })
     }
 
     /// For `--store` of a node.
     pub fn url(&self, node: usize) -> String {
         match self {
             Self::Directory(url) => url.clone(),
-            // A further node shares the first one's proxy.
-            Self::Proxied { urls, .. } => urls.get(node).unwrap_or(&urls[0]).clone(),
+            Self::Proxied(proxied) => proxied.url(node),
         }
     }
 
@@ -65,11 +48,63 @@ impl Store {
             Self::Directory(_) => {
                 bail!("the store is a directory: --store s3://…?endpoint=http://… has one that can fail")
             }
-            Self::Proxied { proxies, .. } => {
-                nodes.iter().for_each(|node| proxies[*node].set(manners));
+            Self::Proxied(proxied) => {
+                proxied.set(nodes, manners);
                 Ok(())
             }
         }
+    }
+}
+
+/// A place on an S3 server, with one proxy for each node.
+#[derive(Debug)]
+pub struct Proxied {
+    /// For each node.
+    urls: Vec<String>,
+    /// For each node.
+    proxies: Vec<Proxy>,
+}
+
+impl Proxied {
+    /// Called `name` in the store of `url`, and of nobody but the cluster whose files are in `dir`.
+    pub async fn new(
+        url: &str,
+        name: &str,
+        dir: &Path,
+        network: &Network,
+        nodes: usize,
+    ) -> anyhow::Result<Self> {
+        let Url { base, host, further } = Url::parse(url)?;
+        let own = dir
+            .file_name()
+            .context("a cluster has a directory")?
+            .to_string_lossy();
+        let run = std::process::id();
+        let mut urls = Vec::new();
+        let mut proxies = Vec::new();
+        for node in 0..nodes {
+            let proxy = Proxy::start(here(network), host.clone(), node as u64).await?;
+            let endpoint = format!("endpoint=http://{}", proxy.address());
+            let query = [vec![endpoint], further.clone()].concat().join("&");
+            urls.push(format!("{base}/jepsen-{run}/{own}/{name}?{query}"));
+            proxies.push(proxy);
+        }
+        Ok(Self { urls, proxies })
+    }
+
+    /// As a node has to call it. A further node shares the first one's proxy.
+    pub fn url(&self, node: usize) -> String {
+        self.urls.get(node).unwrap_or(&self.urls[0]).clone()
+    }
+
+    /// How it is to these nodes from now on.
+    pub fn set(&self, nodes: &[usize], manners: Manners) {
+        nodes.iter().for_each(|node| self.proxies[*node].set(manners));
+    }
+
+    /// How it is to all nodes from now on.
+    pub fn set_all(&self, manners: Manners) {
+        self.proxies.iter().for_each(|proxy| proxy.set(manners));
     }
 }
 

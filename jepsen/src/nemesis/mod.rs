@@ -12,6 +12,7 @@ pub mod pause;
 pub mod restart;
 pub mod store;
 pub mod storm;
+pub mod zone;
 
 use std::time::Duration;
 
@@ -84,6 +85,18 @@ pub enum Nemesis {
     StoreDarkOwner,
     /// Nobody reaches the store.
     StoreDark,
+    /// Nobody reaches one of the Express zones.
+    ZoneDark,
+    /// Nobody reaches two of them: nothing is acknowledged meanwhile.
+    ZonesDark,
+    /// One of them takes its time.
+    ZoneSlow,
+    /// One of them does not get half of the requests.
+    ZoneFailing,
+    /// One of them does what is asked, and a third of its answers get lost.
+    ZoneLosing,
+    /// The disk of a node is lost as a zone, and replaced by an empty one.
+    ZoneLost,
     /// A node is added, votes, and is taken out again.
     Membership,
     /// Another voter is asked to lead.
@@ -118,6 +131,8 @@ enum Undo {
     Resume(Vec<usize>),
     Network,
     Store,
+    Zones,
+    LostZone(usize),
     Everything,
     Guest(u64),
     Drain(usize),
@@ -196,6 +211,12 @@ impl Nemesis {
             Self::StoreLosing => store::install(cluster, Target::All, store::LOSING, rng).await,
             Self::StoreDarkOwner => store::install(cluster, Target::Owner, store::DARK, rng).await,
             Self::StoreDark => store::install(cluster, Target::All, store::DARK, rng).await,
+            Self::ZoneDark => zone::install(cluster, 1, store::DARK, rng),
+            Self::ZonesDark => zone::install(cluster, 2, store::DARK, rng),
+            Self::ZoneSlow => zone::install(cluster, 1, store::SLOW, rng),
+            Self::ZoneFailing => zone::install(cluster, 1, store::FAILING, rng),
+            Self::ZoneLosing => zone::install(cluster, 1, store::LOSING, rng),
+            Self::ZoneLost => zone::lose(cluster, rng).await,
             Self::Membership => membership::add(cluster).await,
             Self::TransferLeader => membership::transfer(cluster).await,
             Self::DrainOwner => membership::drain(cluster, rng).await,
@@ -236,6 +257,8 @@ impl Fault {
                 let all: Vec<_> = (0..cluster.len()).collect();
                 cluster.store.set(&all, Manners::default())
             }
+            Undo::Zones => zone::heal(cluster),
+            Undo::LostZone(node) => zone::replace(cluster, node).await,
             Undo::Everything => storm::heal(cluster).await,
             Undo::Guest(node) => membership::remove(cluster, node).await,
             Undo::Drain(node) => membership::resume(cluster, node).await,
