@@ -1,6 +1,7 @@
 //! Which objects of a channel are worth another.
 
 use millrace_api::segment::SegmentObjectId;
+use millrace_raft::command::FLUSH_STREAMS_MAX;
 use millrace_raft::query::SegmentObjectRecord;
 
 /// Objects with more live bytes are left as they are: to put them together would save little.
@@ -11,6 +12,8 @@ const MERGED_MIN: usize = 8;
 const MERGED_MAX: usize = 16;
 /// of at most so many live bytes, which a merge holds in memory.
 const MERGED_BYTES_MAX: u64 = 64 << 20;
+/// of at most so many runs, which is what one command takes.
+const MERGED_RUNS_MAX: u64 = FLUSH_STREAMS_MAX as u64;
 /// An object is rewritten when less than this part of it is alive.
 const LIVE_PART_MIN: u64 = 4;
 /// Not worth rewriting: there is little to win.
@@ -23,7 +26,7 @@ pub fn objects(all: &[SegmentObjectRecord]) -> Option<Vec<SegmentObjectId>> {
     let mostly_dead = alive.iter().filter(|object| {
         object.len >= REWRITTEN_BYTES_MIN && object.live_bytes.saturating_mul(LIVE_PART_MIN) < object.len
     });
-    let rewritten = within_bounds(mostly_dead.copied());
+    let rewritten = within_bounds(mostly_dead.copied()).objects;
     if !rewritten.is_empty() {
         return Some(rewritten);
     }
@@ -40,17 +43,33 @@ pub fn objects(all: &[SegmentObjectRecord]) -> Option<Vec<SegmentObjectId>> {
         let mut alike: Vec<_> = small.iter().filter(|object| class(object) == wanted).collect();
         alike.sort_by_key(|object| (object.committed_at_ms, object.object));
         let chosen = within_bounds(alike.into_iter().map(|object| **object));
-        (chosen.len() >= MERGED_MIN).then_some(chosen)
+        let enough = if chosen.is_all_that_fits { 2 } else { MERGED_MIN };
+        (chosen.objects.len() >= enough).then_some(chosen.objects)
     })
 }
 
-fn within_bounds<'a>(objects: impl Iterator<Item = &'a SegmentObjectRecord>) -> Vec<SegmentObjectId> {
-    let mut bytes = 0;
-    let fitting = objects.take(MERGED_MAX).take_while(|object| {
+struct Chosen {
+    objects: Vec<SegmentObjectId>,
+    /// There are more, with too many runs.
+    is_all_that_fits: bool,
+}
+
+fn within_bounds<'a>(objects: impl Iterator<Item = &'a SegmentObjectRecord>) -> Chosen {
+    let (mut bytes, mut runs) = (0, 0);
+    let mut chosen = Chosen {
+        objects: Vec::new(),
+        is_all_that_fits: false,
+    };
+    for object in objects.take(MERGED_MAX) {
         bytes += object.live_bytes;
-        bytes <= MERGED_BYTES_MAX
-    });
-    fitting.map(|object| object.object).collect()
+        runs += object.live_runs;
+        chosen.is_all_that_fits = runs > MERGED_RUNS_MAX;
+        if bytes > MERGED_BYTES_MAX || chosen.is_all_that_fits {
+            break;
+        }
+        chosen.objects.push(object.object);
+    }
+    chosen
 }
 
 #[cfg(test)]
@@ -100,6 +119,19 @@ mod tests {
         assert_eq!(chosen(&all), (0..9).collect::<Vec<_>>());
         let all: Vec<_> = (0..100).map(|seq| object(seq, 100, 100)).collect();
         assert_eq!(chosen(&all).len(), MERGED_MAX);
+    }
+
+    #[test]
+    fn objects_of_many_streams_are_merged_as_far_as_a_command_goes() {
+        let many = |seq, live_runs| SegmentObjectRecord {
+            live_runs,
+            ..object(seq, 1 << 20, 1 << 20)
+        };
+        let all: Vec<_> = (1..6).map(|seq| many(seq, 25_000)).collect();
+        assert_eq!(chosen(&all), [1, 2]);
+        assert_eq!(chosen(&all[..2]), [] as [u64; 0], "too few, and more would fit");
+        let all: Vec<_> = (1..9).map(|seq| many(seq, 40_000)).collect();
+        assert_eq!(chosen(&all), [] as [u64; 0], "no two fit");
     }
 
     #[test]

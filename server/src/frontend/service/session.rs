@@ -244,43 +244,59 @@ impl PendingAck {
     /// Waits until the append is durable or has failed. While the stream has no owner it waits for one, and for
     /// storage at most for the node's append timeout.
     pub async fn wait(self) -> Result<AppendAck, ServiceError> {
-        let shared = &self.shared;
-        let mut search = None;
-        loop {
-            let reply = {
-                let mut under_way = shared.under_way.lock().await;
-                under_way.inputs.front_mut().and_then(|input| input.reply.take())
-            };
-            let reply = reply.ok_or_else(|| refusal_error(Refusal::Unknown))?;
-            let refused = match settled(reply, shared.room.timeout()).await? {
-                Ok(ack) => {
-                    shared.under_way.lock().await.acknowledged();
-                    return Ok(ack);
-                }
-                Err(refused) => refused,
-            };
-            let mut under_way = shared.under_way.lock().await;
-            if !under_way.may_go_on(&refused) {
-                return Err(under_way.honest(refusal_error(refused)));
-            }
-            let search = search.get_or_insert_with(|| Search::new(OWNER_TIMEOUT));
-            let found = match search.again(&shared.frontend, refused).await {
-                Ok(()) => shared.go_on(&mut under_way, search).await,
-                Err(error) => Err(error),
-            };
-            found.map_err(|error| under_way.honest(error))?;
+        match self.shared.oldest().await? {
+            Ok(ack) => Ok(ack),
+            // In memory of its own: it is rare, and sessions that wait are many.
+            Err(refused) => Box::pin(self.shared.search(refused)).await,
         }
     }
 }
 
 impl Shared {
+    /// What becomes of the oldest input.
+    async fn oldest(&self) -> Result<Result<AppendAck, Refusal>, ServiceError> {
+        let reply = {
+            let mut under_way = self.under_way.lock().await;
+            under_way.inputs.front_mut().and_then(|input| input.reply.take())
+        };
+        let reply = reply.ok_or_else(|| refusal_error(Refusal::Unknown))?;
+        let settled = settled(reply, self.room.timeout()).await?;
+        if settled.is_ok() {
+            self.under_way.lock().await.acknowledged();
+        }
+        Ok(settled)
+    }
+
+    /// Looks for the stream's owner until the oldest input is taken there or must not be sent again.
+    async fn search(&self, mut refused: Refusal) -> Result<AppendAck, ServiceError> {
+        let mut search = Search::new(OWNER_TIMEOUT);
+        loop {
+            {
+                let mut under_way = self.under_way.lock().await;
+                if !under_way.may_go_on(&refused) {
+                    return Err(under_way.honest(refusal_error(refused)));
+                }
+                let found = match search.again(&self.frontend, refused).await {
+                    Ok(()) => self.go_on(&mut under_way, &mut search).await,
+                    Err(error) => Err(error),
+                };
+                found.map_err(|error| under_way.honest(error))?;
+            }
+            match self.oldest().await? {
+                Ok(ack) => return Ok(ack),
+                Err(again) => refused = again,
+            }
+        }
+    }
+
     /// The number of the session's next input, if it numbers them.
     async fn number(&self, under_way: &mut UnderWay) -> Result<Option<WriterInput>, ServiceError> {
         let Numbering::Own { opened, .. } = &under_way.numbering else {
             return Ok(None);
         };
         if under_way.inputs.is_empty() && opened.elapsed() > WRITER_AGE_MAX {
-            self.renew(under_way).await?;
+            // In memory of its own, since it is rare.
+            Box::pin(self.renew(under_way)).await?;
         }
         let Numbering::Own { writer, .. } = &under_way.numbering else {
             return Ok(None);

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body::Frame;
 use tokio::sync::mpsc;
@@ -54,7 +55,8 @@ where
 {
     let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
     let write = write(Output(sender));
-    let writer: BoxFuture<'static, _> = Box::pin(async move { write.await.into_frame() });
+    // A block that awaits it would have room for it twice, for as long as the session lives.
+    let writer: BoxFuture<'static, _> = Box::pin(write.map(End::into_frame));
     Body::new(Written {
         writer: Some(writer),
         chunks,
