@@ -94,6 +94,7 @@ impl PageError {
 
 /// One per node and store.
 pub struct PageCache {
+    store: Arc<dyn ZoneStore>,
     kept: Kept,
     flights: Arc<Flights>,
     zone: Option<Arc<Zone>>,
@@ -105,8 +106,9 @@ impl PageCache {
     pub fn new(store: Arc<dyn ZoneStore>, options: &PageCacheOptions) -> Arc<Self> {
         let stats = Arc::new(CacheStats::default());
         let kept = Kept::new(options.capacity_bytes);
-        let source = FromStore::new(store, stats.clone());
+        let source = FromStore::new(store.clone(), stats.clone());
         Arc::new(Self {
+            store,
             flights: Flights::new(kept.clone(), Arc::new(source), options.downloads_max),
             kept,
             zone: None,
@@ -123,16 +125,17 @@ impl PageCache {
     ) -> Arc<Self> {
         let stats = Arc::new(CacheStats::default());
         let kept = Kept::new(options.capacity_bytes);
-        let store = FromStore::new(store, stats.clone());
+        let from_store = FromStore::new(store.clone(), stats.clone());
         let zone = Zone::new(
             neighbours,
             kept.clone(),
-            store,
+            from_store,
             options.downloads_max,
             stats.clone(),
         );
         let source: Arc<dyn Source> = zone.clone();
         Arc::new(Self {
+            store,
             flights: Flights::new(kept.clone(), source, options.downloads_max),
             kept,
             zone: Some(zone),
@@ -228,6 +231,7 @@ impl PageCache {
     /// Drops a page whose copy `seen` is not what was written, unless another copy has come in the meantime. Whoever
     /// gave it to this node is told to do the same when the page is asked for again.
     pub async fn forget(&self, object: SegmentObjectId, page: u32, seen: &Bytes) {
+        self.store.doubt(&object.to_string());
         let key = PageKey { object, page };
         if self.kept.forget(key, |kept| kept.as_ptr() == seen.as_ptr()).await {
             count(&self.stats.forgotten, 1);
