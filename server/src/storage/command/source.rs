@@ -75,12 +75,12 @@ impl Worker {
         }
     }
 
-    pub async fn verify(&self) -> anyhow::Result<VerifyEvents> {
+    pub async fn verify(&self, repair: bool) -> anyhow::Result<VerifyEvents> {
         match self {
-            Self::Here(here) => here.caretaker.verify().map_err(said),
+            Self::Here(here) => here.caretaker.verify(repair).map_err(said),
             Self::Node { client, address } => {
                 let call = async |mut admin: pb::admin_client::AdminClient<_>| {
-                    admin.verify(pb::VerifyRequest {}).await
+                    admin.verify(pb::VerifyRequest { repair }).await
                 };
                 let asked = client.ask(address, call).await;
                 Ok(asked.map_err(|status| refused(client, address, &status))?.boxed())
