@@ -254,6 +254,7 @@ impl Node {
         let metrics = Metrics::new(Sources {
             channels: channels.clone(),
             wals: storage.wals.clone(),
+            express: storage.express.clone(),
             cache: storage.cache.clone(),
             meta: meta.clone(),
             append_room: frontend.append_room(),

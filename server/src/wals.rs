@@ -4,14 +4,15 @@
 //! no store for it; the Express one when each of its zones is registered, and anew when one of them was replaced.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use millrace_api::config::StorageClass;
-use millrace_api::id::{ChannelId, ZoneGen};
+use millrace_api::id::{ChannelId, Epoch, ZoneGen};
 use millrace_raft::error::StoreError;
 use millrace_raft::group::Meta;
-use millrace_wal::{ReadError, Wal};
+use millrace_wal::{EpochGens, ReadError, Wal};
 use tokio::sync::watch;
 
 /// Clones share everything.
@@ -42,6 +43,30 @@ pub enum NoWal {
     NoStandard(ChannelId),
     #[error("metadata: {0}")]
     Meta(String),
+}
+
+/// The lives of zones that epochs are written under, as metadata have them.
+#[derive(Clone)]
+pub struct RecordedGens(pub Meta);
+
+impl fmt::Debug for RecordedGens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecordedGens")
+    }
+}
+
+impl EpochGens for RecordedGens {
+    fn gens(&self, channel: ChannelId, epoch: Epoch) -> Option<Vec<ZoneGen>> {
+        match self.0.state().channel(channel) {
+            Ok(record) => {
+                let epochs = record?.epochs;
+                let state = epochs.into_iter().find(|(known, _)| *known == epoch);
+                state.map(|(_, state)| state.gens)
+            }
+            // Nothing that any zone says counts.
+            Err(_) => Some(Vec::new()),
+        }
+    }
 }
 
 impl From<NoWal> for ReadError {

@@ -36,7 +36,7 @@ use crate::tasks::housekeeping::Housekeeping;
 use crate::tasks::merge::Merges;
 use crate::tasks::objects::DeadObjects;
 use crate::tasks::sweep::Sweeps;
-use crate::wals::Wals;
+use crate::wals::{RecordedGens, Wals};
 use crate::zone_disk::serve::ZoneService;
 use crate::zones::express::ExpressZones;
 use crate::zones::mirror::{self, MirroredStore};
@@ -105,6 +105,7 @@ impl Storage {
         let express = config.express.as_ref().map(|express| {
             let options = WalOptions {
                 near: express.near,
+                epoch_gens: Some(Arc::new(RecordedGens(meta.clone()))),
                 hedge_after: EXPRESS_HEDGE_AFTER,
                 ..options
             };

@@ -140,7 +140,10 @@ mod tests {
         }
         for limit in 0..=keys.len() {
             assert_eq!(disk.list("", None, limit).await.unwrap(), keys[..limit]);
-            assert_eq!(disk.list("", Some(keys[0]), limit).await.unwrap(), keys[1..][..limit.min(4)]);
+            assert_eq!(
+                disk.list("", Some(keys[0]), limit).await.unwrap(),
+                keys[1..][..limit.min(4)]
+            );
         }
         assert_eq!(disk.list("segments/", None, 9).await.unwrap(), keys[1..3]);
         assert_eq!(disk.list("segments/2/", None, 9).await.unwrap(), keys[2..3]);

@@ -6,9 +6,7 @@ use millrace_api::id::{Incarnation, NodeId, ZoneGen};
 use millrace_raft::command::RegisterNode;
 use millrace_raft::group::Timing;
 use millrace_raft::identity::PeerAddress;
-use millrace_wal::{
-    CreateOutcome, DiskOptions, Payload, ReadRange, StoreError, ZoneStore, conformance,
-};
+use millrace_wal::{CreateOutcome, DiskOptions, Payload, ReadRange, StoreError, ZoneStore, conformance};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 

@@ -25,7 +25,7 @@ impl WalInner {
             None => absent.len() > self.zones.len() - self.quorum,
             Some(gens) => {
                 let counted = absent.iter().filter(|zone_gen| gens.contains(zone_gen)).count();
-                counted > gens.len().saturating_sub(self.quorum)
+                counted > 0 && counted > gens.len().saturating_sub(self.quorum)
             }
         }
     }

@@ -120,12 +120,27 @@ mod tests {
         let cell = cell().await;
         let good = bytes(&cell, 1, 0).await;
         damage(&cell, 0, 0).await;
-        let footer = cell.wal.footer(id(0)).await.unwrap().expect("the other zones have it");
+        let footer = cell
+            .wal
+            .footer(id(0))
+            .await
+            .unwrap()
+            .expect("the other zones have it");
         let frames = cell.wal.frames(id(0), &footer.entries).await.unwrap();
-        let read = cell.wal.chunk(id(0)).await.unwrap().expect("the other zones have it");
+        let read = cell
+            .wal
+            .chunk(id(0))
+            .await
+            .unwrap()
+            .expect("the other zones have it");
         assert_eq!(frames, read.frames);
         assert_eq!(cell.wal.bad_copies(), [(id(0), 0)]);
-        assert!(cell.wal.metrics().zones[0].bad_copies_total.load(std::sync::atomic::Ordering::Relaxed) > 0);
+        assert!(
+            cell.wal.metrics().zones[0]
+                .bad_copies_total
+                .load(std::sync::atomic::Ordering::Relaxed)
+                > 0
+        );
         let replaced = cell.wal.replace_bad_copy(id(0), 0).await;
         assert!(matches!(replaced, Ok(Repaired::Created { .. })), "{replaced:?}");
         assert_eq!(bytes(&cell, 0, 0).await, good);
@@ -175,8 +190,14 @@ mod tests {
         assert!(wal.footer(id(0)).await.unwrap().is_some());
         cell.faults[0].cut(Cut::Refusing);
         let read = wal.footer(id(0)).await;
-        assert!(matches!(&read, Err(error) if error.retryable()), "not gone: {read:?}");
+        assert!(
+            matches!(&read, Err(error) if error.retryable()),
+            "not gone: {read:?}"
+        );
         let unknown = ChunkId::new(ChannelId(1), Epoch(2), ChunkSeq(0));
-        assert!(wal.footer(unknown).await.unwrap().is_none(), "nobody needs what is not known");
+        assert!(
+            wal.footer(unknown).await.unwrap().is_none(),
+            "nobody needs what is not known"
+        );
     }
 }
