@@ -108,7 +108,9 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
 
     /// Where streams are stored: file:///DIR, s3://BUCKET/PREFIX?endpoint=URL&region=NAME, gs://…, az://…, or
-    /// memory:// (lost at exit). Credentials come from the environment (AWS_ACCESS_KEY_ID, …)
+    /// memory:// (lost at exit). Credentials come from the environment (AWS_ACCESS_KEY_ID, …). With none there are
+    /// Express streams alone, whose segments are in the zones of --express; that is the default of a cluster's node
+    /// with --express
     #[arg(long, value_name = "URL", env = "MILLRACE_STORE")]
     pub store: Option<String>,
 
@@ -388,7 +390,8 @@ pub struct NodeConfig {
     /// `None`: the node is alone.
     pub cluster: Option<ClusterConfig>,
     pub data_dir: PathBuf,
-    pub store: String,
+    /// `None`: the cell has Express streams alone, and its segments are in their zones.
+    pub store: Option<String>,
     /// `None`: there are no Express channels.
     pub express: Option<ExpressConfig>,
     pub http_addr: SocketAddr,
@@ -431,6 +434,8 @@ pub enum TlsConfig {
     },
 }
 
+/// What `--store` says where there is to be none.
+const NO_STORE: &str = "none";
 /// Where a node listens if nobody says otherwise.
 pub const HTTP_ADDR_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
@@ -448,12 +453,22 @@ impl NodeConfig {
             cause,
         })?;
         let store = match settings.store {
-            Some(url) => url,
-            None => local_store_url(&data_dir)?,
+            Some(none) if none == NO_STORE => None,
+            Some(url) => Some(url),
+            None if cluster.is_some() && express.is_some() => None,
+            None => Some(local_store_url(&data_dir)?),
         };
-        let local = ["file:", "memory:"]
-            .iter()
-            .any(|scheme| store.starts_with(scheme) && !store.contains("shape="));
+        if store.is_none() && express.is_none() {
+            return Err(ConfigError::Invalid(
+                "without a store there have to be Express zones (--express), which the segments are in then"
+                    .into(),
+            ));
+        }
+        let is_local = |store: &String| {
+            let schemes = ["file:", "memory:"];
+            schemes.iter().any(|scheme| store.starts_with(scheme)) && !store.contains("shape=")
+        };
+        let local = store.as_ref().is_none_or(is_local);
         let flush = FlushLimits::default();
         let linger_default = Duration::from_millis(if local { 2 } else { 50 });
         let config = Self {
@@ -520,6 +535,19 @@ impl NodeConfig {
             express,
         };
         Ok(config)
+    }
+
+    /// Whether what the node stores ends with the process.
+    pub fn is_in_memory(&self) -> bool {
+        let in_memory = |url: &str| url.starts_with("memory:");
+        match (&self.store, &self.express) {
+            (Some(store), _) => in_memory(store),
+            (None, Some(express)) => express
+                .zones
+                .iter()
+                .all(|zone| matches!(zone, ExpressZone::Url(url) if in_memory(url))),
+            (None, None) => false,
+        }
     }
 }
 

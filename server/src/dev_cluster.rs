@@ -31,6 +31,7 @@ struct Node {
 pub async fn run(
     nodes: u16,
     data_dir: &Path,
+    store: Option<&str>,
     first_http: SocketAddr,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -45,13 +46,20 @@ pub async fn run(
     );
     std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
     let data_dir = std::fs::canonicalize(data_dir)?;
+    let stored = stored(nodes, &data_dir, store);
     let (lines, mut printed) = mpsc::channel(1024);
     let mut running = Vec::new();
     for number in 1..=nodes {
-        running.push(start(number, nodes, &data_dir, first_http, &lines)?);
+        running.push(start(number, nodes, &data_dir, &stored, first_http, &lines)?);
     }
     drop(lines);
     announce(&running, &data_dir, at(first_http, CLUSTER_PORT_DISTANCE));
+    if nodes >= 3 && store.is_none() {
+        println!(
+            "Streams are of class express, in two of three nodes' disks before they are acknowledged. For class standard \
+             name a store, such as --store file:///tmp/streams."
+        );
+    }
     tokio::pin!(stop);
     let mut stopping = false;
     loop {
@@ -83,6 +91,7 @@ fn start(
     number: u16,
     nodes: u16,
     data_dir: &Path,
+    stored: &[String],
     first_http: SocketAddr,
     lines: &mpsc::Sender<String>,
 ) -> anyhow::Result<Node> {
@@ -101,11 +110,7 @@ fn start(
         .args(["--http-addr", &http.to_string()])
         .arg("--data-dir")
         .arg(data_dir.join(format!("node-{number}")))
-        .args([
-            "--store",
-            &format!("file://{}", data_dir.join("streams").display()),
-        ])
-        .args(express(nodes))
+        .args(stored)
         .args(["--log", "warn,openraft=error"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -126,12 +131,19 @@ fn start(
     })
 }
 
-/// From three nodes on, the disks of the first three are the Express zones.
-fn express(nodes: u16) -> Vec<String> {
-    match nodes {
-        0..3 => Vec::new(),
-        _ => vec!["--express".into(), "disk://1,disk://2,disk://3".into()],
+/// Where streams are stored. From three nodes on, the disks of the first three are the Express zones, and nothing else
+/// is needed: as on three machines. Fewer share a directory, and so do more if they are told to.
+fn stored(nodes: u16, data_dir: &Path, store: Option<&str>) -> Vec<String> {
+    let store = match (nodes, store) {
+        (_, Some(store)) => store.to_owned(),
+        (0..3, None) => format!("file://{}", data_dir.join("streams").display()),
+        (_, None) => "none".to_owned(),
+    };
+    let mut stored = vec!["--store".to_owned(), store];
+    if nodes >= 3 {
+        stored.extend(["--express".to_owned(), "disk://1,disk://2,disk://3".to_owned()]);
     }
+    stored
 }
 
 fn at(first: SocketAddr, distance: u16) -> SocketAddr {

@@ -58,6 +58,11 @@ struct DevArgs {
     #[arg(long, value_name = "FILE")]
     init_file: Option<PathBuf>,
 
+    /// Where streams are stored, as for `millrace server` [default: below the data directory; with three nodes or more
+    /// on their disks, as streams of class express alone]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+
     /// Start a cluster of so many nodes on this machine, each a process of its own, with HTTP ports that follow each
     /// other; three survive the loss of one
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "init_file")]
@@ -78,6 +83,7 @@ impl From<DevArgs> for Settings {
     fn from(args: DevArgs) -> Self {
         Settings {
             data_dir: args.data_dir,
+            store: args.store,
             http_addr: args.http_addr,
             init_file: args.init_file,
             ..Settings::default()
@@ -146,7 +152,7 @@ fn run_cluster(args: DevArgs) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         let stop = stop_signal()?;
-        dev_cluster::run(args.nodes, &data_dir, http_addr, stop).await
+        dev_cluster::run(args.nodes, &data_dir, args.store.as_deref(), http_addr, stop).await
     })
 }
 

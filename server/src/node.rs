@@ -44,7 +44,7 @@ use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
 use crate::wals::Wals;
 use crate::zones::standard::{self, StoreError};
-use crate::zones::{self, zone_numbers};
+use crate::zones::{self, class_is_there};
 
 /// A channel that storage takes nothing of for this long is left to another node.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -122,7 +122,7 @@ impl Node {
     /// Starts a node; it serves when this returns. What a former process acknowledged on the same data is there.
     pub async fn start(config: NodeConfig, env: Env) -> Result<Self, NodeError> {
         let data_dir = lock_patiently(&config.data_dir).await?;
-        let metadata_dir = match config.store.starts_with("memory:") {
+        let metadata_dir = match config.is_in_memory() {
             true => data_dir.metadata_in_memory()?,
             false => data_dir.metadata(),
         };
@@ -154,7 +154,13 @@ impl Node {
         meta: Meta,
         cluster: Option<Cluster>,
     ) -> Result<Self, NodeError> {
-        let zone = standard::open(&config.store, &meta, &env).await?;
+        let zone = match &config.store {
+            Some(url) => Some(standard::open(url, &meta, &env).await?),
+            None => {
+                standard::none(&meta).await?;
+                None
+            }
+        };
         let stop_serving = CancellationToken::new();
         let neighbours = match &cluster {
             Some(cluster) => Some(cluster.neighbours(stop_serving.clone())?),
@@ -175,7 +181,7 @@ impl Node {
         let storage = Storage::new(zone, disks, neighbours, cache_disk.clone(), &config, &meta, &env)?;
         let node = config.cluster.as_ref().map_or(NODE, |cluster| cluster.node);
         let channels = Channels::new(node, meta.clone());
-        let classes = 1 + usize::from(config.express.is_some());
+        let classes = usize::from(config.store.is_some()) + usize::from(config.express.is_some());
         let standard = ChannelLimits {
             chunk_bytes: config.chunk_bytes,
             linger: config.linger,
@@ -208,6 +214,7 @@ impl Node {
         let limits = ServiceLimits {
             append_bytes_in_flight: config.append_bytes_in_flight,
             append_timeout: config.append_timeout,
+            standard_streams: config.store.is_some(),
         };
         let frontend = Arc::new(Frontend::new(
             env.clone(),
@@ -252,6 +259,7 @@ impl Node {
         let metrics = Metrics::new(Sources {
             channels: channels.clone(),
             wals: storage.wals.clone(),
+            express: storage.express.clone(),
             cache: storage.cache.clone(),
             meta: meta.clone(),
             append_room: frontend.append_room(),
@@ -259,7 +267,8 @@ impl Node {
         let http = listen(&config, &env, &frontend, metrics).await?;
         storage.tend(node, channels, &config, (&meta, &env), &mut tasks, &stop_tasks);
         lifecycle.set_ready();
-        tracing::info!(http = %http.local_addr(), store = %zones::redacted(&config.store), "serving");
+        let store = config.store.as_deref().map_or("none".to_owned(), zones::redacted);
+        tracing::info!(http = %http.local_addr(), store, "serving");
         Ok(Self {
             _data_dir: data_dir,
             config,
@@ -370,7 +379,10 @@ async fn own_all(
     let incarnation = register(&parts.meta, &parts.env).await?;
     let (meta, wals) = (parts.meta.clone(), parts.wals.clone());
     let asked = config.channels;
-    let ids = create_channels(&meta, StorageClass::Standard, asked).await?;
+    let ids = match wals.has_standard() {
+        true => create_channels(&meta, StorageClass::Standard, asked).await?,
+        false => BTreeSet::new(),
+    };
     let express = express_channels(&meta, asked).await?;
     let channels = parts.channels.clone();
     let owner = Owner {
@@ -540,8 +552,7 @@ async fn lock_patiently(path: &Path) -> Result<DataDir, DataDirError> {
 /// Of those that are there, and of those that are asked for once their zones are registered.
 async fn express_channels(meta: &Meta, asked: u32) -> Result<BTreeSet<ChannelId>, MetaError> {
     let registered = meta.state().zones()?;
-    let is_registered = |number| registered.iter().any(|zone| zone.zone == number);
-    let asked = match zone_numbers(StorageClass::Express).all(is_registered) {
+    let asked = match class_is_there(StorageClass::Express, &registered) {
         true => asked,
         false => 0,
     };

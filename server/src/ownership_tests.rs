@@ -79,7 +79,16 @@ fn ownership(meta: &Meta, stuck_after: Option<Duration>) -> (Ownership, watch::S
     let parts = Parts {
         env: Env::system(),
         meta: meta.clone(),
-        flusher: Flusher::new(Env::system(), meta.clone(), wals.clone(), store, cache),
+        flusher: Flusher::new(
+            Env::system(),
+            meta.clone(),
+            wals.clone(),
+            crate::storage::SegmentTarget {
+                store,
+                object_bytes: 64 << 20,
+            },
+            cache,
+        ),
         reaper: Reaper::new(wals.clone(), Duration::ZERO).0,
         wals,
         express: None,

@@ -1,17 +1,18 @@
 //! The WALs of a node, one for each storage class, and which of them a channel is written to.
 //!
-//! A channel's class never changes, so it is looked up once. The Standard WAL is there from the start; the Express one
-//! when each of its zones is registered, and anew when one of them was replaced.
+//! A channel's class never changes, so it is looked up once. The Standard WAL is there from the start, unless the cell has
+//! no store for it; the Express one when each of its zones is registered, and anew when one of them was replaced.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use millrace_api::config::StorageClass;
-use millrace_api::id::{ChannelId, ZoneGen};
+use millrace_api::id::{ChannelId, Epoch, ZoneGen};
 use millrace_raft::error::StoreError;
 use millrace_raft::group::Meta;
-use millrace_wal::{ReadError, Wal};
+use millrace_wal::{EpochGens, ReadError, Wal};
 use tokio::sync::watch;
 
 /// Clones share everything.
@@ -23,7 +24,8 @@ pub struct Wals {
 struct Shared {
     /// Tells a channel's class; `None` where there is but one.
     meta: Option<Meta>,
-    standard: Wal,
+    /// `None` in a cell without a standard store.
+    standard: Option<Wal>,
     express: ArcSwapOption<Wal>,
     /// Of every channel that was asked for.
     classes: ArcSwap<BTreeMap<ChannelId, StorageClass>>,
@@ -37,8 +39,34 @@ pub enum NoWal {
     Unknown(ChannelId),
     #[error("channel {0} is written to Express zones, and this node knows none: are they in its --express?")]
     NoExpress(ChannelId),
+    #[error("channel {0} is written to the standard store, and this node has none: is it in its --store?")]
+    NoStandard(ChannelId),
     #[error("metadata: {0}")]
     Meta(String),
+}
+
+/// The lives of zones that epochs are written under, as metadata have them.
+#[derive(Clone)]
+pub struct RecordedGens(pub Meta);
+
+impl fmt::Debug for RecordedGens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecordedGens")
+    }
+}
+
+impl EpochGens for RecordedGens {
+    fn gens(&self, channel: ChannelId, epoch: Epoch) -> Option<Vec<ZoneGen>> {
+        match self.0.state().channel(channel) {
+            Ok(record) => {
+                let epochs = record?.epochs;
+                let state = epochs.into_iter().find(|(known, _)| *known == epoch);
+                state.map(|(_, state)| state.gens)
+            }
+            // Nothing that any zone says counts.
+            Err(_) => Some(Vec::new()),
+        }
+    }
 }
 
 impl From<NoWal> for ReadError {
@@ -49,16 +77,16 @@ impl From<NoWal> for ReadError {
 
 impl Wals {
     /// Without Express until [`set_express`](Self::set_express).
-    pub fn new(meta: Meta, standard: Wal) -> Self {
+    pub fn new(meta: Meta, standard: Option<Wal>) -> Self {
         Self::with(Some(meta), standard)
     }
 
     /// For channels that are all of one class.
     pub fn only(wal: Wal) -> Self {
-        Self::with(None, wal)
+        Self::with(None, Some(wal))
     }
 
-    fn with(meta: Option<Meta>, standard: Wal) -> Self {
+    fn with(meta: Option<Meta>, standard: Option<Wal>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 meta,
@@ -84,15 +112,23 @@ impl Wals {
     /// `None` while the class has none.
     pub fn of_class(&self, class: StorageClass) -> Option<Wal> {
         match class {
-            StorageClass::Standard => Some(self.shared.standard.clone()),
+            StorageClass::Standard => self.shared.standard.clone(),
             StorageClass::Express => self.shared.express.load().as_deref().cloned(),
         }
     }
 
     /// The WAL that the channel is written to as of now.
     pub fn of_channel(&self, channel: ChannelId) -> Result<Wal, NoWal> {
-        self.of_class(self.class(channel)?)
-            .ok_or(NoWal::NoExpress(channel))
+        let class = self.class(channel)?;
+        self.of_class(class).ok_or(match class {
+            StorageClass::Standard => NoWal::NoStandard(channel),
+            StorageClass::Express => NoWal::NoExpress(channel),
+        })
+    }
+
+    /// Whether the cell has a standard store, where its segments are.
+    pub fn has_standard(&self) -> bool {
+        self.shared.standard.is_some()
     }
 
     pub fn class(&self, channel: ChannelId) -> Result<StorageClass, NoWal> {

@@ -22,5 +22,7 @@ mod segments;
 mod stored;
 #[path = "in_process/writers.rs"]
 mod writers;
+#[path = "in_process/zone_segments.rs"]
+mod zone_segments;
 #[path = "support/zones.rs"]
 mod zones;

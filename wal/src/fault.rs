@@ -316,6 +316,10 @@ impl<S: ZoneStore + ?Sized> ZoneStore for FaultStore<S> {
         })
         .await
     }
+
+    fn doubt(&self, key: &str) {
+        self.inner.doubt(key);
+    }
 }
 
 #[cfg(test)]

@@ -29,8 +29,8 @@ pub use format::{
 };
 pub use marker::{Marker, create_marker, read_marker};
 pub use quorum::{
-    AckPrefix, EpochProgress, EpochWriter, FencedBy, LatencySnapshot, ReadError, Repaired, SealOutcome,
-    Unlisted, Wal, WalError, WalMetrics, WalOptions, WriteEvent, Zone,
+    AckPrefix, EpochGens, EpochProgress, EpochWriter, FencedBy, LatencySnapshot, ReadError, Repaired,
+    SealOutcome, Unlisted, Wal, WalError, WalMetrics, WalOptions, WriteEvent, Zone,
 };
 pub use recovery::{
     ChannelHistory, Judge, JudgeError, Recovered, RecoveryError, SealedEpoch, UnsealedEpoch, recover,

@@ -300,8 +300,9 @@ impl admin_server::Admin for AdminService {
 
     type VerifyStream = VerifyEvents;
 
-    async fn verify(&self, _: Request<pb::VerifyRequest>) -> Answer<VerifyEvents> {
-        Ok(Response::new(self.node()?.storage.verify()?))
+    async fn verify(&self, request: Request<pb::VerifyRequest>) -> Answer<VerifyEvents> {
+        let pb::VerifyRequest { repair } = request.into_inner();
+        Ok(Response::new(self.node()?.storage.verify(repair)?))
     }
 
     type SweepStream = SweepEvents;
@@ -311,7 +312,8 @@ impl admin_server::Admin for AdminService {
         Ok(Response::new(self.node()?.storage.sweep(dry_run)?))
     }
 
-    async fn list_zones(&self, _: Request<pb::ListZonesRequest>) -> Answer<pb::ListZonesResponse> {
+    async fn list_zones(&self, request: Request<pb::ListZonesRequest>) -> Answer<pb::ListZonesResponse> {
+        let pb::ListZonesRequest { count_segments_of } = request.into_inner();
         let (meta, node) = (self.meta()?, self.node()?);
         let state = meta.state();
         let unsettled = blocking(move || Ok(state.at_once(|view| unsettled(&view))?)).await?;
@@ -319,6 +321,11 @@ impl admin_server::Admin for AdminService {
         Ok(Response::new(pb::ListZonesResponse {
             zones: views.iter().map(zone).collect(),
             unsettled_channels: u32::try_from(unsettled.len()).unwrap_or(u32::MAX),
+            lacking_segments: match count_segments_of {
+                // What they flush until then is in the former stores.
+                Some(zone) if unsettled.is_empty() => node.storage.lacking_segments(zone).await?,
+                _ => 0,
+            },
         }))
     }
 

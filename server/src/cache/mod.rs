@@ -99,6 +99,7 @@ impl PageError {
 
 /// One per node and store.
 pub struct PageCache {
+    store: Arc<dyn ZoneStore>,
     kept: Kept,
     flights: Arc<Flights>,
     zone: Option<Arc<Zone>>,
@@ -111,9 +112,10 @@ impl PageCache {
     pub fn new(store: Arc<dyn ZoneStore>, options: &PageCacheOptions) -> Arc<Self> {
         let stats = Arc::new(CacheStats::default());
         let kept = Kept::new(options.capacity_bytes);
-        let source: Arc<dyn Source> = Arc::new(FromStore::new(store, stats.clone()));
+        let source: Arc<dyn Source> = Arc::new(FromStore::new(store.clone(), stats.clone()));
         let source = FromDisk::before(source, options.disk.as_ref(), &stats);
         Arc::new(Self {
+            store,
             flights: Flights::new(kept.clone(), source, options.downloads_max),
             kept,
             zone: None,
@@ -131,10 +133,11 @@ impl PageCache {
     ) -> Arc<Self> {
         let stats = Arc::new(CacheStats::default());
         let kept = Kept::new(options.capacity_bytes);
-        let store = FromStore::new(store, stats.clone());
-        let zone = Zone::new(neighbours, kept.clone(), store, options, stats.clone());
+        let from_store = FromStore::new(store.clone(), stats.clone());
+        let zone = Zone::new(neighbours, kept.clone(), from_store, options, stats.clone());
         let source: Arc<dyn Source> = zone.clone();
         Arc::new(Self {
+            store,
             flights: Flights::new(kept.clone(), source, options.downloads_max),
             kept,
             zone: Some(zone),
@@ -231,6 +234,7 @@ impl PageCache {
     /// Drops a page whose copy `seen` is not what was written, unless another copy has come in the meantime. Whoever
     /// gave it to this node is told to do the same when the page is asked for again.
     pub async fn forget(&self, object: SegmentObjectId, page: u32, seen: &Bytes) {
+        self.store.doubt(&object.to_string());
         let key = PageKey { object, page };
         if self.kept.forget(key, |kept| kept.as_ptr() == seen.as_ptr()).await {
             count(&self.stats.forgotten, 1);

@@ -27,7 +27,7 @@ use self::leases::{LeaseTiming, Leases, Life};
 use self::placement::{Candidate, Placement, place};
 use crate::peer::pb::{self, heartbeat_response::Answer};
 use crate::peer::serve::Heartbeats;
-use crate::zones::zone_numbers;
+use crate::zones::class_is_there;
 
 /// Channels are looked at this often in the time of a lease.
 const TICKS_PER_TTL: u32 = 6;
@@ -202,9 +202,7 @@ impl Control {
             .unwrap_or(0);
         let zones = self.shared.meta.state().zones()?;
         for class in CLASSES {
-            // A class is there when every zone of it was reached once.
-            let registered = |number| zones.iter().any(|zone| zone.zone == number);
-            if !zone_numbers(class).all(registered) {
+            if !class_is_there(class, &zones) {
                 continue;
             }
             let there = channels.iter().filter(|channel| channel.class == class).count();

@@ -14,8 +14,6 @@ use crate::channel::flush::StreamCut;
 
 /// A stream with at least so many bytes of records has objects of its own, which go when its records go.
 const OWN_OBJECT_BYTES: u64 = 8 << 20;
-/// An object is closed when it has so many bytes.
-const OBJECT_BYTES: u64 = 64 << 20;
 
 /// Objects, and what of which stream is in them.
 pub struct Built {
@@ -23,9 +21,11 @@ pub struct Built {
     pub streams: Vec<FlushedStream>,
 }
 
-/// Puts the records of small streams together, in the order given. `id` names the objects by their part.
-pub fn objects(share: Vec<StreamRecords>, id: impl Fn(u32) -> SegmentObjectId) -> Built {
+/// Puts the records of small streams together, in the order given. `id` names the objects by their part. An object is
+/// closed when it has `object_bytes`.
+pub fn objects(share: Vec<StreamRecords>, object_bytes: u64, id: impl Fn(u32) -> SegmentObjectId) -> Built {
     let mut objects = Objects {
+        object_bytes,
         id,
         open: None,
         closed: Vec::new(),
@@ -56,6 +56,7 @@ pub fn objects(share: Vec<StreamRecords>, id: impl Fn(u32) -> SegmentObjectId) -
 }
 
 struct Objects<I> {
+    object_bytes: u64,
     id: I,
     open: Option<SegmentObjectBuilder>,
     closed: Vec<SegmentObject>,
@@ -67,7 +68,7 @@ impl<I: Fn(u32) -> SegmentObjectId> Objects<I> {
             let next = (self.id)(self.closed.len() as u32);
             let open = self.open.get_or_insert_with(|| SegmentObjectBuilder::new(next));
             open.push(frame);
-            if open.encoded_len() >= OBJECT_BYTES {
+            if open.encoded_len() >= self.object_bytes {
                 self.close();
             }
         }

@@ -18,7 +18,6 @@ use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
 use millrace_raft::query::Slot;
 use millrace_raft::refused::Refused;
-use millrace_wal::ZoneStore;
 use millrace_wal::segment::SegmentObject;
 use tokio::sync::Semaphore;
 
@@ -27,6 +26,7 @@ use crate::cache::PageCache;
 use crate::channel::flush::FlushPlan;
 use crate::channel::log::LogPosition;
 use crate::env::Env;
+use crate::storage::SegmentTarget;
 use crate::wals::Wals;
 
 /// Flushes that one node carries out at a time; each holds what it flushes in memory.
@@ -43,7 +43,7 @@ pub struct Flusher {
     env: Env,
     meta: Meta,
     wals: Wals,
-    store: Arc<dyn ZoneStore>,
+    to: SegmentTarget,
     cache: Arc<PageCache>,
     turns: Arc<Semaphore>,
 }
@@ -66,13 +66,13 @@ pub enum FlushError {
 }
 
 impl Flusher {
-    /// Segments go to `store`, and at once into the cache.
-    pub fn new(env: Env, meta: Meta, wals: Wals, store: Arc<dyn ZoneStore>, cache: Arc<PageCache>) -> Self {
+    /// Segments go to a store, and at once into the cache.
+    pub fn new(env: Env, meta: Meta, wals: Wals, to: SegmentTarget, cache: Arc<PageCache>) -> Self {
         Self {
             env,
             meta,
             wals,
-            store,
+            to,
             cache,
             turns: Arc::new(Semaphore::new(AT_A_TIME)),
         }
@@ -103,7 +103,7 @@ impl Flusher {
                 seq: done.seq,
                 part,
             };
-            let Built { objects, streams } = build::objects(share, id);
+            let Built { objects, streams } = build::objects(share, self.to.object_bytes, id);
             stream::iter(&objects)
                 .for_each_concurrent(UPLOADS, |object| self.upload(object))
                 .await;
@@ -135,7 +135,7 @@ impl Flusher {
     async fn upload(&self, object: &SegmentObject) {
         let key = object.id.to_string();
         let mut pause = PAUSE_MIN;
-        while let Err(error) = self.store.upload(&key, &object.payload).await {
+        while let Err(error) = self.to.store.upload(&key, &object.payload).await {
             tracing::warn!(key, %error, "a segment object could not be written yet; it is tried again");
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(PAUSE_MAX);

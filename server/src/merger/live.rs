@@ -101,7 +101,7 @@ impl Merger {
                 .last()
                 .map_or(0, |segment| segment.row.offset + segment.row.frames_len);
             let range = ReadRange::Range(start..end);
-            let bytes = self.store.get(&object.to_string(), range).await?;
+            let bytes = self.to.store.get(&object.to_string(), range).await?;
             let bytes = bytes.ok_or(MergeError::Missing(object))?;
             for segment in near {
                 let from = (segment.row.offset - start) as usize;
@@ -132,7 +132,7 @@ impl Merger {
         let mut suffix_len = FOOTER_SUFFIX;
         loop {
             let range = ReadRange::Suffix(suffix_len);
-            let suffix = self.store.get(&object.to_string(), range).await?;
+            let suffix = self.to.store.get(&object.to_string(), range).await?;
             let suffix = suffix.ok_or(MergeError::Missing(object))?;
             let decoded = SegmentFooter::decode(&suffix);
             match decoded.map_err(|cause| MergeError::Corrupt { object, cause })? {

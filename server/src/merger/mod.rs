@@ -15,14 +15,13 @@ use millrace_raft::command::{CommitMerge, FlushedObject, MergedRun};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
 use millrace_wal::segment::{Run, SegmentObject, SegmentObjectBuilder};
-use millrace_wal::{FormatError, StoreError, ZoneStore};
+use millrace_wal::{FormatError, StoreError};
 
 use self::live::Group;
 use crate::cache::PageCache;
 use crate::env::Env;
+use crate::storage::SegmentTarget;
 
-/// An object is closed when it has so many bytes.
-const OBJECT_BYTES: u64 = 64 << 20;
 /// Names of one attempt.
 const PARTS_MAX: u32 = 4096;
 
@@ -31,7 +30,7 @@ const PARTS_MAX: u32 = 4096;
 pub struct Merger {
     pub env: Env,
     pub meta: Meta,
-    pub store: Arc<dyn ZoneStore>,
+    pub to: SegmentTarget,
     pub cache: Arc<PageCache>,
 }
 
@@ -71,10 +70,10 @@ impl Merger {
             seq: merge_seq,
             part: attempt.wrapping_mul(PARTS_MAX).wrapping_add(part),
         };
-        let (built, runs) = build(&groups, id);
+        let (built, runs) = build(&groups, self.to.object_bytes, id);
         for object in &built {
             let key = object.id.to_string();
-            self.store.upload(&key, &object.payload).await?;
+            self.to.store.upload(&key, &object.payload).await?;
             self.cache.insert_fresh(object.id, &object.payload).await;
         }
         let written = built.iter().map(|object| FlushedObject {
@@ -96,7 +95,11 @@ impl Merger {
 }
 
 /// Objects that hold the groups, and what metadata learn of them.
-fn build(groups: &[Group], id: impl Fn(u32) -> SegmentObjectId) -> (Vec<SegmentObject>, Vec<MergedRun>) {
+fn build(
+    groups: &[Group],
+    object_bytes: u64,
+    id: impl Fn(u32) -> SegmentObjectId,
+) -> (Vec<SegmentObject>, Vec<MergedRun>) {
     let (mut objects, mut runs) = (Vec::new(), Vec::new());
     let mut open: Option<SegmentObjectBuilder> = None;
     let mut in_open: Vec<&Group> = Vec::new();
@@ -112,7 +115,7 @@ fn build(groups: &[Group], id: impl Fn(u32) -> SegmentObjectId) -> (Vec<SegmentO
         let follows_itself = in_open.last().is_some_and(|last| last.stream == group.stream);
         let is_full = open
             .as_ref()
-            .is_some_and(|open| open.encoded_len() >= OBJECT_BYTES);
+            .is_some_and(|open| open.encoded_len() >= object_bytes);
         if follows_itself || is_full {
             close(&mut open, &mut in_open);
         }

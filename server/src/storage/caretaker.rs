@@ -14,6 +14,7 @@ use super::cell::Cell;
 use super::sweep::run::{SweepEvent, SweepRun, Swept};
 use super::verify::{Checked, Verify, VerifyEvent};
 use crate::admin::pb;
+use crate::zones::segments::lacking;
 
 /// Events that wait for a slow listener.
 const EVENTS: usize = 256;
@@ -41,9 +42,20 @@ impl Caretaker {
         }
     }
 
-    pub fn verify(&self) -> Result<VerifyEvents, Status> {
+    pub fn verify(&self, repair: bool) -> Result<VerifyEvents, Status> {
         let verify = Verify::new(self.cell.clone());
+        let verify = if repair { verify.repairing() } else { verify };
         self.told(|out| verify.run(out))
+    }
+
+    /// Live segment objects that this zone lacks, up to a page of them: none where segments are in the standard store.
+    pub async fn lacking_segments(&self, zone: u32) -> Result<u64, Status> {
+        if self.cell.wals.has_standard() {
+            return Ok(0);
+        }
+        let lacking = lacking(&self.cell.meta, &self.cell.wals, zone).await;
+        let lacking = lacking.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(lacking as u64)
     }
 
     pub fn sweep(&self, dry_run: bool) -> Result<SweepEvents, Status> {
@@ -101,6 +113,7 @@ impl From<VerifyEvent> for pb::VerifyEvent {
                 subject: broken.subject,
                 why: broken.why,
             }),
+            VerifyEvent::Repaired(place) => Event::Repaired(place.to_string()),
         };
         Self { event: Some(event) }
     }
@@ -117,6 +130,7 @@ impl From<Checked> for pb::VerifyEvent {
             chunks: checked.chunks,
             chunk_bytes: checked.chunk_bytes,
             broken: checked.broken,
+            repaired: checked.repaired,
         };
         Self {
             event: Some(pb::verify_event::Event::Checked(checked)),

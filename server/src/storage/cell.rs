@@ -13,7 +13,7 @@ use millrace_wal::{ChunkId, StoreError, ZoneStore};
 use tokio::time::timeout;
 
 use crate::wals::{NoWal, Wals};
-use crate::zones::zone_numbers;
+use crate::zones::{standard, zone_numbers};
 
 /// Attempts at a request to a store that may work the next time, and the pause after the first of them.
 const ATTEMPTS: u32 = 6;
@@ -30,7 +30,7 @@ const WAL_PREFIX: &str = "wal/";
 #[derive(Clone)]
 pub struct Cell {
     pub meta: Meta,
-    /// Where segment objects are.
+    /// Where segment objects are: the standard store, or all Express zones together.
     pub segments: Arc<dyn ZoneStore>,
     /// Where chunks are.
     pub wals: Wals,
@@ -39,8 +39,10 @@ pub struct Cell {
 /// A part of a store that has one kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Area {
-    Segments,
-    /// Of the zone with this number.
+    /// Of the zone with this number; 0 is the standard store.
+    Segments {
+        zone: u32,
+    },
     Wal {
         zone: u32,
     },
@@ -57,7 +59,18 @@ impl Cell {
     pub fn areas(&self) -> impl Iterator<Item = Area> + use<> {
         let zones: Vec<u32> = self.zones().map(|(zone, _)| zone).collect();
         let zones = zones.into_iter().map(|zone| Area::Wal { zone });
-        [Area::Segments].into_iter().chain(zones)
+        self.segment_copies().0.into_iter().chain(zones)
+    }
+
+    /// Where copies of segment objects are, and how many there are at least of each.
+    pub fn segment_copies(&self) -> (Vec<Area>, usize) {
+        let class = match self.wals.has_standard() {
+            true => StorageClass::Standard,
+            false => StorageClass::Express,
+        };
+        let zones = zone_numbers(class).map(|zone| Area::Segments { zone });
+        let quorum = self.wals.of_class(class).map_or(1, |wal| wal.quorum());
+        (zones.collect(), quorum)
     }
 
     /// Where copies of the channel's chunks are, and how many there are at least of each in its history.
@@ -87,8 +100,9 @@ impl Cell {
 
     /// An error for a zone that this node does not know (any more).
     pub fn store(&self, area: Area) -> Result<Arc<dyn ZoneStore>, StoreError> {
-        let Area::Wal { zone } = area else {
-            return Ok(self.segments.clone());
+        let zone = match area {
+            Area::Segments { zone: standard::ZONE } => return Ok(self.segments.clone()),
+            Area::Segments { zone } | Area::Wal { zone } => zone,
         };
         let found = self.zones().find(|(number, _)| *number == zone);
         found
@@ -100,13 +114,14 @@ impl Cell {
 impl Area {
     /// Whether the cell goes on when this one does not answer.
     pub fn is_one_of_several(self) -> bool {
-        matches!(self, Area::Wal { zone } if zone_numbers(StorageClass::Express).contains(&zone))
+        let (Area::Segments { zone } | Area::Wal { zone }) = self;
+        zone_numbers(StorageClass::Express).contains(&zone)
     }
 
     /// Where its keys are, with its closing slash.
     pub fn prefix(self) -> &'static str {
         match self {
-            Area::Segments => SEGMENT_PREFIX,
+            Area::Segments { .. } => SEGMENT_PREFIX,
             Area::Wal { .. } => WAL_PREFIX,
         }
     }
@@ -121,7 +136,7 @@ impl Area {
 
     fn channel_prefix(self, channel: ChannelId) -> String {
         match self {
-            Area::Segments => SegmentObjectId::prefix(channel),
+            Area::Segments { .. } => SegmentObjectId::prefix(channel),
             Area::Wal { .. } => ChunkId::channel_prefix(channel),
         }
     }
@@ -130,7 +145,9 @@ impl Area {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.area {
-            Area::Wal { zone } if zone > 0 => write!(f, "{} (zone {zone})", self.key),
+            Area::Segments { zone } | Area::Wal { zone } if zone > 0 => {
+                write!(f, "{} (zone {zone})", self.key)
+            }
             _ => f.write_str(&self.key),
         }
     }
@@ -165,7 +182,7 @@ mod tests {
         let wal = Area::Wal { zone: 0 };
         assert_eq!(wal.channel_of("wal/0000000a/what"), Some(ChannelId(10)));
         assert_eq!(
-            Area::Segments.channel_of("segments/0000000a/b/c"),
+            Area::Segments { zone: 0 }.channel_of("segments/0000000a/b/c"),
             Some(ChannelId(10))
         );
         for stray in ["wal/a/b", "wal/0000000A/b", "wal/0000000a", "segments/0000000a/b"] {

@@ -37,11 +37,16 @@ use crate::tasks::housekeeping::Housekeeping;
 use crate::tasks::merge::Merges;
 use crate::tasks::objects::DeadObjects;
 use crate::tasks::sweep::Sweeps;
-use crate::wals::Wals;
+use crate::wals::{RecordedGens, Wals};
 use crate::zone_disk::serve::ZoneService;
 use crate::zones::express::ExpressZones;
+use crate::zones::mirror::{self, MirroredStore};
 use crate::zones::repair::Repair;
+use crate::zones::segments::SegmentRepair;
 use crate::zones::source::{OthersDisk, OwnDisk, Source, UrlSource};
+
+/// A segment object in a store is closed when it has so many bytes.
+const OBJECT_BYTES: u64 = 64 << 20;
 
 /// The store is not listed more often, whatever is asked for.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_secs(1);
@@ -58,14 +63,25 @@ pub struct Storage {
     pub segments: Arc<SegmentReader>,
     pub cache: Arc<PageCache>,
     store: Arc<dyn ZoneStore>,
+    object_bytes: u64,
+    /// The store, where it is the Express zones.
+    mirror: Option<Arc<MirroredStore>>,
     reaping: Reaping,
 }
 
+/// Where segments are written to.
+#[derive(Clone)]
+pub struct SegmentTarget {
+    pub store: Arc<dyn ZoneStore>,
+    /// An object is closed when it has so many bytes.
+    pub object_bytes: u64,
+}
+
 impl Storage {
-    /// Over the standard store, and the Express zones if there are any. `disks` and `neighbours`: of a node among others; `cache_disk`: for
-    /// pages.
+    /// Over the standard store, if there is one, and the Express zones, if there are any: one of the two. `disks` and
+    /// `neighbours`: of a node among others; `cache_disk`: for pages.
     pub fn new(
-        zone: Zone,
+        standard: Option<Zone>,
         disks: Option<Disks>,
         neighbours: Option<Neighbourhood>,
         cache_disk: Option<Disk>,
@@ -73,16 +89,25 @@ impl Storage {
         meta: &Meta,
         env: &Env,
     ) -> Result<Self, WalError> {
-        let store = zone.store.clone();
+        let standard_store = standard.as_ref().map(|zone| zone.store.clone());
         let options = WalOptions {
             inflight_chunks: config.inflight_chunks,
             seed: env.random_u128() as u64,
             ..WalOptions::default()
         };
-        let wals = Wals::new(meta.clone(), Wal::new(vec![zone], 1, options.clone())?);
+        let standard = standard.map(|zone| Wal::new(vec![zone], 1, options.clone()));
+        let wals = Wals::new(meta.clone(), standard.transpose()?);
+        let (store, mirror): (Arc<dyn ZoneStore>, _) = match standard_store {
+            Some(store) => (store, None),
+            None => {
+                let mirror = MirroredStore::new(wals.clone());
+                (mirror.clone(), Some(mirror))
+            }
+        };
         let express = config.express.as_ref().map(|express| {
             let options = WalOptions {
                 near: express.near,
+                epoch_gens: Some(Arc::new(RecordedGens(meta.clone()))),
                 hedge_after: EXPRESS_HEDGE_AFTER,
                 ..options
             };
@@ -99,13 +124,15 @@ impl Storage {
                 None => PageCache::new(store.clone(), &options),
             }
         };
-        let flusher = Flusher::new(
-            env.clone(),
-            meta.clone(),
-            wals.clone(),
-            store.clone(),
-            cache.clone(),
-        );
+        let object_bytes = match mirror {
+            Some(_) => mirror::OBJECT_BYTES,
+            None => OBJECT_BYTES,
+        };
+        let to = SegmentTarget {
+            store: store.clone(),
+            object_bytes,
+        };
+        let flusher = Flusher::new(env.clone(), meta.clone(), wals.clone(), to, cache.clone());
         let (reaper, reaping) = Reaper::new(wals.clone(), config.reader_grace);
         let (footers, pieces) = (config.footer_cache_bytes, config.chunk_cache_bytes);
         let ahead = config.read_ahead_bytes;
@@ -118,6 +145,8 @@ impl Storage {
             reaper,
             cache,
             store,
+            object_bytes,
+            mirror,
             reaping,
         })
     }
@@ -172,10 +201,25 @@ impl Storage {
         let merger = Merger {
             env: env.clone(),
             meta: meta.clone(),
-            store: self.store.clone(),
+            to: SegmentTarget {
+                store: self.store.clone(),
+                object_bytes: self.object_bytes,
+            },
             cache: self.cache,
         };
         tasks.spawn(Merges::new(channels.clone(), merger, config.housekeeping_interval).run(stop.clone()));
+        if let Some((zones, mirror)) = self.express.clone().zip(self.mirror) {
+            let repair = SegmentRepair {
+                node,
+                meta: meta.clone(),
+                wals: self.wals.clone(),
+                channels: channels.clone(),
+                zones,
+                mirror,
+                full_interval: sweeps.interval,
+            };
+            tasks.spawn(repair.run(stop.clone()));
+        }
         if let Some(zones) = self.express {
             let repair = Repair {
                 meta: meta.clone(),

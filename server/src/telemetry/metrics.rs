@@ -15,16 +15,19 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
-use super::wal;
+use super::{wal, zones};
 use crate::cache::{CacheStats, PageCache};
 use crate::channel::stats::ChannelStats;
 use crate::channels::Channels;
 use crate::wals::Wals;
+use crate::zones::express::ExpressZones;
 
 /// Where the figures come from.
 pub struct Sources {
     pub channels: Channels,
     pub wals: Wals,
+    /// `None` without Express.
+    pub express: Option<ExpressZones>,
     pub cache: Arc<PageCache>,
     pub meta: Meta,
     /// Room for appends that are not acknowledged, and how much there is when none waits.
@@ -205,6 +208,9 @@ impl Collector for NodeCollector {
             kept,
         )?;
         wal::encode(&mut encoder, &sources.wals)?;
+        if let Some(express) = &sources.express {
+            zones::encode(&mut encoder, &express.views())?;
+        }
         let group = sources.meta.metrics();
         let help = "Index of the last log entry that this node's metadata contains";
         gauge(&mut encoder, "raft_applied_index", help, group.applied_index)?;

@@ -2,6 +2,7 @@
 
 mod metrics;
 mod wal;
+mod zones;
 
 use tracing_subscriber::EnvFilter;
 

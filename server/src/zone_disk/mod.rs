@@ -1,5 +1,6 @@
 //! The disks of nodes as zone stores for each other: three machines without any object store still make a quorum.
 //!
+//! - [`disk`] is this node's own.
 //! - [`serve`] answers for this node's own disk, [`remote`] is the disk of another node.
 //! - [`call`] is how a request goes out; objects travel in pieces and are not copied on the way where that can be
 //!   helped.
@@ -8,6 +9,7 @@
 //! meant for the former one.
 
 mod call;
+pub mod disk;
 pub mod remote;
 pub mod serve;
 

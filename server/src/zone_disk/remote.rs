@@ -35,8 +35,8 @@ const UNIT: u64 = 1024;
 /// - What an answer of the other node promises is what its store promises.
 /// - Requests are made once. No answer, another zone's disk, or a node that cannot be reached: `Retry`.
 /// - There is no time limit but the caller's.
-/// - Creates share a connection, and everything else has another, so that no create waits behind a long read. Creates
-///   of more than a few MiB together wait for each other.
+/// - Creates share a connection, uploads another, and everything else a third, so that no create waits behind a segment
+///   or a long read. Creates of more than a few MiB together wait for each other, and so do uploads.
 /// - Objects of more than [`OBJECT_BYTES_MAX`] bytes are refused.
 pub struct RemoteDisk {
     peers: Peers,
@@ -44,12 +44,14 @@ pub struct RemoteDisk {
     zone_gen: ZoneGen,
     connections: Mutex<Option<Connections>>,
     creating: Semaphore,
+    uploading: Semaphore,
 }
 
 /// To the node at one address.
 struct Connections {
     address: String,
     creates: Channel,
+    uploads: Channel,
     others: Channel,
 }
 
@@ -57,6 +59,7 @@ struct Connections {
 #[derive(Clone, Copy)]
 enum Lane {
     Creates,
+    Uploads,
     Others,
 }
 
@@ -70,6 +73,7 @@ impl RemoteDisk {
             zone_gen,
             connections: Mutex::default(),
             creating: Semaphore::new((CONNECTION_BYTES / UNIT) as usize),
+            uploading: Semaphore::new((CONNECTION_BYTES / UNIT) as usize),
         })
     }
 
@@ -86,6 +90,7 @@ impl RemoteDisk {
         if connections.as_ref().is_none_or(stale) {
             *connections = Some(Connections {
                 creates: self.peers.connection(&peer),
+                uploads: self.peers.connection(&peer),
                 others: self.peers.connection(&peer),
                 address: peer.address,
             });
@@ -93,14 +98,14 @@ impl RemoteDisk {
         let connections = connections.as_ref().expect("made above");
         Ok(match lane {
             Lane::Creates => connections.creates.clone(),
+            Lane::Uploads => connections.uploads.clone(),
             Lane::Others => connections.others.clone(),
         })
     }
 }
 
-#[async_trait]
-impl ZoneStore for RemoteDisk {
-    async fn create(&self, key: &str, payload: &Payload) -> Result<CreateOutcome, StoreError> {
+impl RemoteDisk {
+    async fn send(&self, lane: Lane, key: &str, payload: &Payload) -> Result<CreateOutcome, StoreError> {
         check_key(key)?;
         if payload.len() > OBJECT_BYTES_MAX {
             return Err(StoreError::Invalid(format!(
@@ -115,15 +120,31 @@ impl ZoneStore for RemoteDisk {
             piece: Bytes::new(),
         };
         let units = payload.len().min(STREAM_BYTES).div_ceil(UNIT).max(1);
-        let permit = self.creating.acquire_many(units as u32).await;
+        let room = match lane {
+            Lane::Uploads => &self.uploading,
+            Lane::Creates | Lane::Others => &self.creating,
+        };
+        let permit = room.acquire_many(units as u32).await;
         let _permit = permit.map_err(|_| StoreError::Retry("this node is stopping".into()))?;
-        let channel = self.channel(Lane::Creates)?;
+        let channel = self.channel(lane)?;
         let answers = call(channel, CREATE, create_parts(&first, payload)).await?;
         let answer: pb::CreateResponse = only(answers).await?;
         Ok(match answer.exists {
             true => CreateOutcome::Exists,
             false => CreateOutcome::Created,
         })
+    }
+}
+
+#[async_trait]
+impl ZoneStore for RemoteDisk {
+    async fn create(&self, key: &str, payload: &Payload) -> Result<CreateOutcome, StoreError> {
+        self.send(Lane::Creates, key, payload).await
+    }
+
+    async fn upload(&self, key: &str, payload: &Payload) -> Result<(), StoreError> {
+        // What exists on a node's disk stands there: it reports no conflicts.
+        self.send(Lane::Uploads, key, payload).await.map(drop)
     }
 
     async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError> {

@@ -13,13 +13,14 @@ use axum::response::Response;
 use axum::routing::any;
 use bytes::{Bytes, BytesMut};
 use millrace_api::id::ZoneGen;
-use millrace_wal::{CreateOutcome, DiskStore, Payload, ReadRange, StoreError, ZoneStore};
+use millrace_wal::{CreateOutcome, Payload, ReadRange, StoreError, ZoneStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::call::piece_parts;
+use super::disk::ZoneDisk;
 use super::pb::{self, get_request, get_response};
 use super::{LIST_PAGE, OBJECT_BYTES_MAX, PIECE_LEN_MAX};
 use crate::frontend::grpc::framing::put_message;
@@ -46,7 +47,7 @@ pub struct ZoneService {
 }
 
 struct Served {
-    store: DiskStore,
+    store: ZoneDisk,
     zone_gen: ZoneGen,
 }
 
@@ -65,7 +66,7 @@ impl Default for ZoneService {
 impl ZoneService {
     /// Answers for `store`, which is the zone of this generation, until `stop`. The store is let go of then, when what
     /// is under way has ended.
-    pub fn serve_disk(&self, store: DiskStore, zone_gen: ZoneGen, stop: CancellationToken) {
+    pub fn serve_disk(&self, store: ZoneDisk, zone_gen: ZoneGen, stop: CancellationToken) {
         self.disk.store(Some(Arc::new(Served { store, zone_gen })));
         let disk = self.disk.clone();
         tokio::spawn(async move {

@@ -6,12 +6,11 @@ use millrace_api::id::{Incarnation, NodeId, ZoneGen};
 use millrace_raft::command::RegisterNode;
 use millrace_raft::group::Timing;
 use millrace_raft::identity::PeerAddress;
-use millrace_wal::{
-    CreateOutcome, DiskOptions, DiskStore, Payload, ReadRange, StoreError, ZoneStore, conformance,
-};
+use millrace_wal::{CreateOutcome, DiskOptions, Payload, ReadRange, StoreError, ZoneStore, conformance};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use super::disk::ZoneDisk;
 use super::remote::RemoteDisk;
 use super::{LIST_PAGE, OBJECT_BYTES_MAX};
 use crate::cluster::{Cluster, ClusterConfig};
@@ -25,7 +24,7 @@ const ZONE: ZoneGen = ZoneGen(77);
 /// A node that serves its disk on a port of its own, and the way to it.
 struct Served {
     cluster: Arc<Cluster>,
-    store: DiskStore,
+    store: ZoneDisk,
     peers: Peers,
     /// Runs what is served; ended, it is as if the process had been killed.
     server: Option<Runtime>,
@@ -79,7 +78,7 @@ impl Served {
             file_bytes: 8 << 20,
             ..DiskOptions::default()
         };
-        let store = DiskStore::open(directory.path().join("disk"), options).unwrap();
+        let store = ZoneDisk::open(&directory.path().join("disk"), options).unwrap();
         Self {
             store,
             peers: cluster.peers(stop.clone()).unwrap(),
@@ -262,6 +261,28 @@ async fn creates_that_wait_for_room_do_not_block_those_that_have_it() {
     for call in join_all(calls.collect::<Vec<_>>()).await {
         call.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_on_their_way_do_not_hold_up_chunks() {
+    let served = Served::with_disk().await;
+    let remote = served.remote(ZONE);
+    let segment = Payload::from(body(16 << 20));
+    let uploads = (0..6).map(|n| {
+        let (remote, segment) = (remote.clone(), segment.clone());
+        tokio::spawn(async move { remote.upload(&format!("segments/{n}"), &segment).await })
+    });
+    let uploads: Vec<_> = uploads.collect();
+    let chunk = Payload::from(body(100));
+    for n in 0..20 {
+        let created = remote.create(&format!("wal/{n}"), &chunk).await;
+        assert_eq!(created, Ok(CreateOutcome::Created));
+    }
+    for uploaded in join_all(uploads).await {
+        assert_eq!(uploaded.unwrap(), Ok(()));
+    }
+    assert_eq!(remote.upload("segments/0", &segment).await, Ok(()), "once more");
+    assert_eq!(remote.list("segments/", None, 10).await.unwrap().len(), 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

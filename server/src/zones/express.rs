@@ -61,6 +61,8 @@ struct ExpressZone {
     look_now: Notify,
     /// Chunks that it lacks, of the channels that this node owns, and those that it was given.
     backlog: AtomicU64,
+    /// The same of segment objects, where the zones hold them.
+    segment_backlog: AtomicU64,
     repaired: AtomicU64,
 }
 
@@ -74,9 +76,10 @@ pub struct ZoneView {
     pub state: ZoneState,
     /// Bytes of durable chunks that this node keeps in memory for the sake of the zone.
     pub lagging_bytes: u64,
-    /// Chunks that it lacks, of the channels that this node owns, as of the last look.
+    /// Chunks that it lacks, of the channels that this node owns, and segment objects, of those that it looks after,
+    /// as of the last look.
     pub backlog: u64,
-    /// Chunks that this node gave it since the start.
+    /// Chunks and segment objects that this node gave it since the start.
     pub repaired: u64,
 }
 
@@ -98,6 +101,7 @@ impl ExpressZones {
             guard: ArcSwapOption::empty(),
             look_now: Notify::new(),
             backlog: AtomicU64::new(0),
+            segment_backlog: AtomicU64::new(0),
             repaired: AtomicU64::new(0),
         });
         Self {
@@ -161,7 +165,7 @@ impl ExpressZones {
             zone_gen: self.shared.looking(zone).registered().ok().flatten(),
             state: zone.state.borrow().clone(),
             lagging_bytes: lagging.get(at).copied().unwrap_or(0),
-            backlog: zone.backlog.load(Relaxed),
+            backlog: zone.backlog.load(Relaxed) + zone.segment_backlog.load(Relaxed),
             repaired: zone.repaired.load(Relaxed),
         };
         self.shared.zones.iter().enumerate().map(view).collect()
@@ -179,8 +183,13 @@ impl ExpressZones {
         }
     }
 
-    pub(super) fn repaired(&self, at: usize, chunks: u64) {
-        self.shared.zones[at].repaired.fetch_add(chunks, Relaxed);
+    /// Segment objects that a zone lacks.
+    pub(super) fn set_segment_backlog(&self, at: usize, backlog: u64) {
+        self.shared.zones[at].segment_backlog.store(backlog, Relaxed);
+    }
+
+    pub(super) fn repaired(&self, at: usize, objects: u64) {
+        self.shared.zones[at].repaired.fetch_add(objects, Relaxed);
     }
 
     pub(super) fn looking_at(&self, number: u32) -> Option<Looking<'_>> {

@@ -38,6 +38,9 @@ pub enum ZoneState {
 }
 
 impl ZoneState {
+    /// Every [`name`](Self::name).
+    pub const NAMES: [&'static str; 5] = ["unknown", "ok", "dark", "blank", "foreign"];
+
     /// For people and programs; never given a second meaning.
     pub fn name(&self) -> &'static str {
         match self {

@@ -1,21 +1,25 @@
 //! The stores that a node writes to, by the numbers of their zones: 0 is the standard store, 1 to 3 are the Express
 //! zones.
 //!
-//! - [`standard`]: a node does not start without it.
+//! - [`standard`]: a node does not start without it, unless its cell has none.
 //! - [`express`]: each is used when it has proved to be the one that metadata know, and a node does with two of three.
 //! - [`guard`]: lets nothing through to a store that has not proved it.
-//! - [`source`]: how a store is reached; [`repair`] gives a zone what it missed, [`replace`] accepts another store for
-//!   good.
+//! - [`mirror`]: segments in the Express zones, where there is no standard store.
+//! - [`source`]: how a store is reached; [`repair`] and [`segments`] give a zone what it missed, [`replace`] accepts
+//!   another store for good.
 
 pub mod express;
 pub mod guard;
 mod look;
+pub mod mirror;
 pub mod repair;
 pub mod replace;
+pub mod segments;
 pub mod source;
 pub mod standard;
 
 use millrace_api::config::StorageClass;
+use millrace_raft::query::ZoneRecord;
 
 /// How many zones Express is written to, and how many must have a chunk before it is acknowledged.
 pub const EXPRESS_ZONES: usize = 3;
@@ -26,6 +30,16 @@ pub fn zone_numbers(class: StorageClass) -> std::ops::Range<u32> {
     match class {
         StorageClass::Standard => standard::ZONE..standard::ZONE + 1,
         StorageClass::Express => 1..1 + EXPRESS_ZONES as u32,
+    }
+}
+
+/// Whether every zone of the class was reached once, so that there can be channels of it.
+pub fn class_is_there(class: StorageClass, registered: &[ZoneRecord]) -> bool {
+    match class {
+        StorageClass::Standard => standard::is_registered(registered),
+        StorageClass::Express => {
+            zone_numbers(class).all(|number| registered.iter().any(|zone| zone.zone == number))
+        }
     }
 }
 

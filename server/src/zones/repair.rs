@@ -85,6 +85,9 @@ impl Repair {
                 {
                     tracing::warn!(%error, "what Express zones lack is not looked for at the moment");
                 }
+                if let Err(error) = self.heal().await {
+                    tracing::warn!(%error, "bad copies in Express zones are not replaced at the moment");
+                }
             }
         })
         .await;
@@ -120,6 +123,46 @@ impl Repair {
             .known
             .retain(|(channel, _), _| progress.ends.contains_key(channel));
         self.zones.set_backlog(&backlog);
+        Ok(())
+    }
+
+    /// Replaces copies of chunks that readers have found to be bad. One in an epoch that goes on is left until its records
+    /// are in segments: a recovery must not find nothing there.
+    async fn heal(&self) -> Result<(), StoreError> {
+        let Some(wal) = self.wals.of_class(StorageClass::Express) else {
+            return Ok(());
+        };
+        for (chunk, zone) in wal.bad_copies() {
+            let settled = match self.meta.state().channel(chunk.channel)? {
+                Some(channel)
+                    if (channel.checkpoint.epoch, channel.checkpoint.slot) <= (chunk.epoch, chunk.slot) =>
+                {
+                    let epoch = channel.epochs.iter().find(|(epoch, _)| *epoch == chunk.epoch);
+                    let end = epoch.and_then(|(_, state)| state.seal).map(|seal| seal.end);
+                    end.is_some_and(|end| chunk.slot < end)
+                }
+                // Nobody needs it any more.
+                _ => {
+                    wal.forget_bad_copy(chunk, zone);
+                    false
+                }
+            };
+            if !settled || !self.zones.is_ok(zone) {
+                continue;
+            }
+            match wal.replace_bad_copy(chunk, zone).await {
+                Ok(Repaired::Created { .. }) => {
+                    tracing::warn!(%chunk, zone = zone + 1, "replaced a bad copy of a chunk");
+                    self.zones.repaired(zone, 1);
+                    wal.forget_bad_copy(chunk, zone);
+                }
+                Ok(Repaired::Present | Repaired::Conflict) => wal.forget_bad_copy(chunk, zone),
+                Ok(Repaired::NoSource) => {}
+                Err(error) => {
+                    tracing::info!(%chunk, zone = zone + 1, %error, "a bad copy of a chunk is not replaced yet");
+                }
+            }
+        }
         Ok(())
     }
 

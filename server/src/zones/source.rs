@@ -6,12 +6,13 @@ use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use millrace_api::id::{NodeId, ZoneGen};
-use millrace_wal::{DiskOptions, DiskStore, StoreError, ZoneStore};
+use millrace_wal::{DiskOptions, StoreError, ZoneStore};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::Stores;
 use crate::peer::directory::Peers;
+use crate::zone_disk::disk::ZoneDisk;
 use crate::zone_disk::remote::RemoteDisk;
 use crate::zone_disk::serve::ZoneService;
 
@@ -83,7 +84,7 @@ pub struct OwnDisk {
     directory: PathBuf,
     service: ZoneService,
     stop: CancellationToken,
-    opened: Mutex<Option<DiskStore>>,
+    opened: Mutex<Option<ZoneDisk>>,
     served: std::sync::Mutex<Option<ZoneGen>>,
 }
 
@@ -115,7 +116,7 @@ impl Source for OwnDisk {
         }
         let directory = self.directory.clone();
         // What is on the disk is read then.
-        let opening = tokio::task::spawn_blocking(move || DiskStore::open(directory, DiskOptions::default()));
+        let opening = tokio::task::spawn_blocking(move || ZoneDisk::open(&directory, DiskOptions::default()));
         let store = opening
             .await
             .map_err(|_| StoreError::Retry("the node is stopping".into()))??;

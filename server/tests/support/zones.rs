@@ -7,7 +7,7 @@ use millrace_wal::fault::{FaultStore, Faults};
 use millrace_wal::{MemoryStore, StoreError, ZoneStore};
 
 /// What `--express` says of them.
-pub const ZONES: &str = "memory://zone-1,memory://zone-2,memory://zone-3";
+pub const ZONES: &str = "test://zone-1,test://zone-2,test://zone-3";
 
 /// Clones share the stores.
 #[derive(Clone)]
@@ -44,8 +44,12 @@ impl Zones {
 impl Zone {
     /// Keys under `wal/`.
     pub async fn chunks(&self) -> Vec<String> {
+        self.keys("wal/").await
+    }
+
+    pub async fn keys(&self, prefix: &str) -> Vec<String> {
         self.store
-            .list("wal/", None, usize::MAX)
+            .list(prefix, None, usize::MAX)
             .await
             .expect("memory answers")
     }
@@ -53,7 +57,7 @@ impl Zone {
 
 impl Stores for Zones {
     fn open(&self, url: &str) -> Result<Arc<dyn ZoneStore>, StoreError> {
-        let number = url.strip_prefix("memory://zone-").map(str::parse::<usize>);
+        let number = url.strip_prefix("test://zone-").map(str::parse::<usize>);
         match number {
             Some(Ok(number)) => {
                 let zone = self.zone(number);

@@ -5,6 +5,8 @@
 //! Standard storage is one of one, Express two of three; nothing outside this module knows the numbers.
 
 mod ack;
+mod epochs;
+mod heal;
 mod health;
 mod list;
 mod metrics;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use millrace_api::id::ZoneGen;
 
 pub use ack::AckPrefix;
+pub use epochs::EpochGens;
 pub use metrics::{LatencyHistogram, LatencySnapshot, WalMetrics, ZoneMetrics};
 pub use options::WalOptions;
 pub use read::ReadError;
@@ -72,6 +75,7 @@ pub(crate) struct WalInner {
     pub(crate) quorum: usize,
     pub(crate) options: WalOptions,
     pub(crate) metrics: Arc<WalMetrics>,
+    bad: heal::BadCopies,
 }
 
 /// A zone with what this process learned about it.
@@ -115,6 +119,7 @@ impl Wal {
                 quorum,
                 options,
                 metrics,
+                bad: heal::BadCopies::default(),
             }),
         })
     }

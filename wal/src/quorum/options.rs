@@ -1,10 +1,11 @@
 //! What can be set about a WAL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
 
-use super::WalError;
+use super::{EpochGens, WalError};
 
 /// Bounds and times. The defaults suit an object store a few milliseconds away.
 #[derive(Debug, Clone)]
@@ -39,6 +40,9 @@ pub struct WalOptions {
     pub recovery_parallel: usize,
     /// Bytes of whole chunks that a recovery keeps to spare itself a second read.
     pub recovery_bytes_max: u64,
+    /// Which lives of the zones an epoch is written under, so that only what these say of it counts. `None`: all epochs
+    /// are written under those that the WAL is made of.
+    pub epoch_gens: Option<Arc<dyn EpochGens>>,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -61,6 +65,7 @@ impl Default for WalOptions {
             footer_suffix: 16 << 10,
             recovery_parallel: 32,
             recovery_bytes_max: 64 << 20,
+            epoch_gens: None,
             seed: 0,
         }
     }

@@ -114,7 +114,13 @@ impl Wal {
                     .await?
                 {
                     None => Ok(None),
-                    Some(bytes) => Ok(Some(cut_frames(&bytes, start, entries)?)),
+                    Some(bytes) => match cut_frames(&bytes, start, entries) {
+                        Ok(frames) => Ok(Some(frames)),
+                        Err(error) => {
+                            self.inner.bad_copy(zone, id, &error);
+                            Err(error.into())
+                        }
+                    },
                 }
             })
             .await?;
@@ -203,8 +209,7 @@ impl WalInner {
             Depth::Whole => self.look_at_whole(zone, id).await,
         };
         if let Err(NoAnswer::Bad(error)) = &answer {
-            count(&self.metrics.zones[zone.index].bad_copies_total, 1);
-            tracing::warn!(chunk = %id, zone = zone.index, %error, "bad copy of a chunk");
+            self.bad_copy(zone, id, error);
         }
         answer
     }
@@ -269,8 +274,12 @@ impl WalInner {
         let far = |zone: &ZoneState| self.options.near.is_some_and(|near| near != zone.index);
         order.sort_by_key(|zone| (zone.health.failing(), far(zone), zone.index));
         let mut order = order.into_iter();
+        let ask = |zone: &'a ZoneState| {
+            let asked = ask(zone);
+            async move { (zone, asked.await) }
+        };
         let mut running = FuturesUnordered::new();
-        let (mut absent, mut unreachable, mut bad) = (0, None, None);
+        let (mut absent, mut unreachable, mut bad) = (Vec::new(), None, None);
         loop {
             if running.is_empty() {
                 match order.next() {
@@ -280,16 +289,16 @@ impl WalInner {
             }
             tokio::select! {
                 biased;
-                Some(answer) = running.next() => match answer {
+                Some((zone, answer)) = running.next() => match answer {
                     Ok(Some(good)) => return Ok(Some(good)),
-                    Ok(None) => absent += 1,
+                    Ok(None) => absent.push(zone.zone_gen),
                     Err(NoAnswer::Store(error)) => unreachable = Some(error),
                     Err(NoAnswer::Bad(error)) => bad = Some(error),
                 },
                 () = sleep(self.options.hedge_after), if order.len() > 0 => running.extend(order.next().map(&ask)),
             }
         }
-        if absent > self.zones.len() - self.quorum {
+        if self.proves_absence(id, &absent) {
             return Ok(None);
         }
         match (unreachable, bad) {

@@ -109,7 +109,11 @@ impl Wal {
     }
 
     /// The chunk as a zone other than this one has it, with every check passed.
-    async fn source(&self, id: ChunkId, zone: usize) -> Result<Option<(Payload, ChunkHeader)>, ReadError> {
+    pub(super) async fn source(
+        &self,
+        id: ChunkId,
+        zone: usize,
+    ) -> Result<Option<(Payload, ChunkHeader)>, ReadError> {
         let mut unreachable = None;
         for other in self.inner.zones.iter().filter(|other| other.index != zone) {
             match self.whole(other, id).await {

@@ -151,4 +151,8 @@ pub trait ZoneStore: Debug + Send + Sync + 'static {
 
     /// Removes an object; `Ok` also if there was none. A power loss may undo it.
     async fn delete(&self, key: &str) -> Result<(), StoreError>;
+
+    /// What was read of the object is not what was written: where there are several copies, another one is to be read
+    /// from now on. A hint, which a store without copies passes over.
+    fn doubt(&self, _key: &str) {}
 }

@@ -37,7 +37,7 @@ impl Session {
         for member in seen.best().nodes.iter().filter(|node| node.member) {
             let (node, address) = (member.node, member.cluster_address.clone());
             let asked = self.client.ask(&address, async |mut admin| {
-                admin.list_zones(pb::ListZonesRequest {}).await
+                admin.list_zones(pb::ListZonesRequest::default()).await
             });
             match asked.await {
                 Ok(zones) => answers.push(Answer { node, address, zones }),
@@ -81,10 +81,15 @@ impl Session {
         loop {
             let seen = self.led().await?;
             let asked = self.client.ask(seen.address(), async |mut admin| {
-                admin.list_zones(pb::ListZonesRequest {}).await
+                let count_segments_of = Some(zone);
+                admin.list_zones(pb::ListZonesRequest { count_segments_of }).await
             });
             let unsettled = match asked.await {
-                Ok(answer) if answer.unsettled_channels == 0 => break,
+                Ok(answer) if answer.unsettled_channels == 0 && answer.lacking_segments == 0 => break,
+                Ok(answer) if answer.unsettled_channels == 0 => format!(
+                    "zone {zone} lacks {} segment objects that the former store of it had, or more",
+                    answer.lacking_segments
+                ),
                 Ok(answer) => format!(
                     "{} channels still have records in the former store of zone {zone}",
                     answer.unsettled_channels

@@ -72,6 +72,7 @@ impl Frontend {
             .default_stream_config
             .validate()
             .map_err(|e| ServiceError::invalid(e.to_string()))?;
+        self.check_class(request.config.default_stream_config.storage_class)?;
         let command = command::CreateBasin {
             name,
             id: BasinId(self.env.random_u128()),
@@ -105,11 +106,11 @@ impl Frontend {
         if let millrace_api::config::Patch::Set(cipher) = change.stream_cipher {
             refuse_cipher(Some(cipher))?;
         }
-        change
-            .apply(&BasinConfig::default())
-            .default_stream_config
+        let streams = change.apply(&BasinConfig::default()).default_stream_config;
+        streams
             .validate()
             .map_err(|error| ServiceError::invalid(error.to_string()))?;
+        self.check_class(streams.storage_class)?;
         let command = ReconfigureBasin {
             name: name.clone(),
             change,

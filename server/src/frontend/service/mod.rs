@@ -21,6 +21,7 @@ pub mod types;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_api::config::StorageClass;
 use millrace_api::error::ErrorCode;
 use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
@@ -48,6 +49,8 @@ pub struct ServiceLimits {
     pub append_bytes_in_flight: usize,
     /// How long an append waits for room before it is refused, and then again for storage.
     pub append_timeout: Duration,
+    /// Whether the cell can have streams of class Standard.
+    pub standard_streams: bool,
 }
 
 /// What every protocol calls. One per node, shared by all connections.
@@ -84,6 +87,17 @@ impl Frontend {
             limits,
             admission,
             lifecycle,
+        }
+    }
+
+    /// Refuses a class that the cell has nothing to store in.
+    fn check_class(&self, class: Option<StorageClass>) -> Result<(), ServiceError> {
+        match class {
+            Some(StorageClass::Standard) if !self.limits.standard_streams => Err(ServiceError::invalid(
+                "there are no streams of storage class standard here: the cluster has no store for them (--store). \
+                 Use express",
+            )),
+            _ => Ok(()),
         }
     }
 

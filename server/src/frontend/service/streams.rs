@@ -83,6 +83,7 @@ impl Frontend {
         config
             .validate()
             .map_err(|error| ServiceError::invalid(error.to_string()))?;
+        self.check_class(config.storage_class)?;
         let command = command::CreateStream {
             basin: basin.clone(),
             name,
@@ -123,10 +124,11 @@ impl Frontend {
         change: StreamReconfiguration,
     ) -> Result<ResolvedStreamConfig, ServiceError> {
         self.admit()?;
-        change
-            .apply(&StreamConfig::default())
+        let changed = change.apply(&StreamConfig::default());
+        changed
             .validate()
             .map_err(|error| ServiceError::invalid(error.to_string()))?;
+        self.check_class(changed.storage_class)?;
         let command = ReconfigureStream {
             basin: basin.clone(),
             name: name.clone(),

@@ -48,7 +48,17 @@ pub enum StorageCommand {
     /// What is broken is printed as it is found, a line for each: the promise (present, whole, agreed, counted,
     /// tiled or copied), the object or stream, and why. With --json each line is an object, and the last one says what was
     /// checked. Ends with 1 if anything was broken, or not everything was checked.
-    Verify(#[command(flatten)] Source),
+    ///
+    /// With --repair, where there are several zones, a copy that is bad or missing is put right with that of another
+    /// zone, and printed as such. What has no good copy anywhere, and what stands in the one store of Standard streams,
+    /// cannot be repaired. Ends with 0 if all that was broken is good now.
+    Verify {
+        /// Put good copies in the place of bad and missing ones
+        #[arg(long)]
+        repair: bool,
+        #[command(flatten)]
+        source: Source,
+    },
     /// Find objects that nothing names and nothing can come to name, and remove them
     ///
     /// Such orphans are what a crash leaves between two steps. Nodes look for them from time to time by themselves

@@ -38,9 +38,9 @@ pub async fn run(args: StorageArgs, env: Env) -> anyhow::Result<bool> {
             Printer::new(json).print(&seen, &print::inspection(&seen))?;
             Ok(seen.fault.is_none())
         }
-        StorageCommand::Verify(source) => {
+        StorageCommand::Verify { repair, source } => {
             let worker = Worker::new(&source, env).await?;
-            let done = verify(&worker, &source).await;
+            let done = verify(&worker, &source, repair).await;
             worker.close().await;
             done
         }
@@ -70,11 +70,11 @@ async fn read(object: &str, store: Option<&str>, env: &Env) -> anyhow::Result<By
     found.with_context(|| format!("there is no object {object} in {}", redacted(url)))
 }
 
-async fn verify(worker: &Worker, source: &Source) -> anyhow::Result<bool> {
+async fn verify(worker: &Worker, source: &Source, repair: bool) -> anyhow::Result<bool> {
     use pb::verify_event::Event;
     let mut printer = Printer::new(source.reach.json);
     let deadline = worker.deadline();
-    let mut events = worker.verify().await?;
+    let mut events = worker.verify(repair).await?;
     while let Some(event) = worker.next(&mut events, deadline).await? {
         match event.event {
             Some(Event::Progress(progress)) => printer.progress(&progress),
@@ -86,14 +86,18 @@ async fn verify(worker: &Worker, source: &Source) -> anyhow::Result<bool> {
                 let json = json!({"broken": promise, "subject": subject, "why": why});
                 printer.print(&json, &format!("BROKEN {promise:<8} {subject}: {why}\n"))?;
             }
+            Some(Event::Repaired(key)) => {
+                printer.print(&json!({"repaired": key}), &format!("repaired {key}\n"))?;
+            }
             Some(Event::Checked(checked)) => {
                 let json = json!({
                     "objects": checked.objects, "object_bytes": checked.object_bytes, "runs": checked.runs,
                     "streams": checked.streams, "segments": checked.segments, "chunks": checked.chunks,
                     "chunk_bytes": checked.chunk_bytes, "promises_broken": checked.broken,
+                    "repaired": checked.repaired,
                 });
                 printer.print(&json, &print::checked(&checked))?;
-                return Ok(checked.broken == 0);
+                return Ok(checked.broken == checked.repaired);
             }
             // Of a later release.
             None => {}

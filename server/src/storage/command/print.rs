@@ -74,7 +74,8 @@ pub fn checked(checked: &pb::Checked) -> String {
         row("segments of streams", checked.segments, String::new()),
         row("chunks", checked.chunks, bytes(checked.chunk_bytes)),
     ];
-    let verdict = match checked.broken {
+    let verdict = match checked.broken.saturating_sub(checked.repaired) {
+        0 if checked.broken > 0 => "what was broken was repaired: see above".to_owned(),
         0 => "all of it is as it should be".to_owned(),
         1 => "1 promise is BROKEN: see above".to_owned(),
         broken => format!("{broken} promises are BROKEN: see above"),

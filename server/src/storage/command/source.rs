@@ -25,7 +25,8 @@ use crate::storage::caretaker::{Caretaker, SweepEvents, VerifyEvents};
 use crate::storage::cell::Cell;
 use crate::wals::Wals;
 use crate::zones::express::ExpressZones;
-use crate::zones::{standard, zone_numbers};
+use crate::zones::mirror::MirroredStore;
+use crate::zones::{class_is_there, standard};
 
 /// A command that goes through everything takes as long as it takes.
 const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -74,12 +75,12 @@ impl Worker {
         }
     }
 
-    pub async fn verify(&self) -> anyhow::Result<VerifyEvents> {
+    pub async fn verify(&self, repair: bool) -> anyhow::Result<VerifyEvents> {
         match self {
-            Self::Here(here) => here.caretaker.verify().map_err(said),
+            Self::Here(here) => here.caretaker.verify(repair).map_err(said),
             Self::Node { client, address } => {
                 let call = async |mut admin: pb::admin_client::AdminClient<_>| {
-                    admin.verify(pb::VerifyRequest {}).await
+                    admin.verify(pb::VerifyRequest { repair }).await
                 };
                 let asked = client.ask(address, call).await;
                 Ok(asked.map_err(|status| refused(client, address, &status))?.boxed())
@@ -139,7 +140,7 @@ impl Here {
             ..Settings::default()
         };
         let config = NodeConfig::resolve(settings)?;
-        if config.store.starts_with("memory:") {
+        if config.is_in_memory() {
             bail!("a store in memory ends with its node: there is nothing to look at");
         }
         // Locking would make it.
@@ -186,15 +187,20 @@ impl Here {
             );
         }
         let mut looking = JoinSet::new();
-        let zone = standard::attach(&config.store, meta, env).await?;
-        let wals = Wals::new(
-            meta.clone(),
-            Wal::new(vec![zone.clone()], 1, WalOptions::default())?,
-        );
+        let store = match &config.store {
+            Some(url) => Some(standard::attach(url, meta, env).await?),
+            None => {
+                standard::attach_none(meta)?;
+                None
+            }
+        };
+        let standard = store
+            .clone()
+            .map(|zone| Wal::new(vec![zone], 1, WalOptions::default()));
+        let wals = Wals::new(meta.clone(), standard.transpose()?);
         if let Some(express) = &config.express {
             let registered = meta.state().zones()?;
-            let is_registered = |number| registered.iter().any(|zone| zone.zone == number);
-            if !zone_numbers(StorageClass::Express).all(is_registered) {
+            if !class_is_there(StorageClass::Express, &registered) {
                 bail!("the node has not used these Express zones yet: leave --express out");
             }
             let sources = crate::storage::sources(express, None, env);
@@ -204,7 +210,10 @@ impl Here {
         }
         let cell = Cell {
             meta: meta.clone(),
-            segments: zone.store.clone(),
+            segments: match store {
+                Some(zone) => zone.store,
+                None => MirroredStore::new(wals.clone()),
+            },
             wals,
         };
         // Nobody reads what a stopped node has stored.

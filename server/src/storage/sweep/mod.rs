@@ -151,7 +151,7 @@ impl Sweep {
                 let mut judge = Judge::new(view);
                 let judged = keys.into_iter().map(|key| {
                     let said = match area {
-                        Area::Segments => ByKey::Said(judge.segment_object(&key)?),
+                        Area::Segments { .. } => ByKey::Said(judge.segment_object(&key)?),
                         Area::Wal { .. } => judge.chunk(&key)?,
                     };
                     Ok((key, said))
@@ -229,7 +229,7 @@ impl Scope {
 /// No object of the channel has a key behind this one.
 fn last_key(area: Area, channel: ChannelId) -> String {
     match area {
-        Area::Segments => SegmentObjectId {
+        Area::Segments { .. } => SegmentObjectId {
             channel,
             epoch: Epoch(u64::MAX),
             origin: SegmentOrigin::Merge,

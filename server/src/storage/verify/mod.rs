@@ -9,6 +9,7 @@
 //! A cell may be in use meanwhile. What is missing is looked for once more in metadata that are as new as the look at
 //! the store: what was let go of between is no fault. Memory is bounded by what is read at a time.
 
+mod heal;
 mod objects;
 mod streams;
 #[cfg(test)]
@@ -23,16 +24,18 @@ use millrace_wal::StoreError;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::cell::Cell;
+use self::heal::Healed;
+use super::cell::{Cell, Place};
 
 /// Between two words on how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Faults of one object or stream that are told.
 const FAULTS_MAX: usize = 8;
 
-/// A check of everything. Reads only.
+/// A check of everything. Reads only, unless it is to repair.
 pub struct Verify {
     cell: Cell,
+    repair: bool,
 }
 
 /// What happens on the way.
@@ -40,6 +43,8 @@ pub struct Verify {
 pub enum VerifyEvent {
     Progress(Progress),
     Broken(Broken),
+    /// What was broken just before is not any more.
+    Repaired(Place),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +99,10 @@ pub struct Checked {
     pub segments: u64,
     pub chunks: u64,
     pub chunk_bytes: u64,
-    /// Promises that do not hold.
+    /// Promises that did not hold when they were looked at.
     pub broken: u64,
+    /// Of these, those that hold now.
+    pub repaired: u64,
 }
 
 /// Why the check was not finished.
@@ -119,7 +126,12 @@ impl From<millrace_raft::error::StoreError> for VerifyError {
 
 impl Verify {
     pub fn new(cell: Cell) -> Self {
-        Self { cell }
+        Self { cell, repair: false }
+    }
+
+    /// Also puts a good copy into each zone of several that has none or a bad one, where another zone has it.
+    pub fn repairing(self) -> Self {
+        Self { repair: true, ..self }
     }
 
     /// Tells `out` what happens, what is broken among it as soon as it is found. `Ok` says what was checked, not that
@@ -150,6 +162,14 @@ impl Report {
         for broken in broken {
             self.checked.broken += 1;
             self.say(VerifyEvent::Broken(broken)).await?;
+        }
+        Ok(())
+    }
+
+    async fn healed(&mut self, healed: Healed) -> Result<(), VerifyError> {
+        self.checked.repaired += healed.promises;
+        for place in healed.places {
+            self.say(VerifyEvent::Repaired(place)).await?;
         }
         Ok(())
     }

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::stream::{self, Stream, TryStreamExt};
 use millrace_api::segment::SegmentObjectId;
-use millrace_raft::error::StoreError;
+use millrace_raft::error::StoreError as StateError;
 use millrace_raft::group::Meta;
 use millrace_raft::query::{SegmentObjectRecord, SegmentRecord, View};
 use millrace_wal::segment::{Run, SegmentFooter};
-use millrace_wal::{ReadRange, verify_object};
+use millrace_wal::{ReadRange, StoreError, verify_object};
 use tokio::sync::Semaphore;
 
+use super::heal::{Healed, Wanting, heal};
 use super::{Broken, FAULTS_MAX, Phase, Progress, Promise, Report, Verify, VerifyError, blocking};
-use crate::storage::cell::{Cell, insist};
+use crate::storage::cell::{Cell, Place, insist};
 
 /// Rows of metadata read in one step.
 const PAGE: usize = 1000;
@@ -26,6 +28,7 @@ struct Seen {
     bytes: u64,
     live_runs: u64,
     broken: Vec<Broken>,
+    healed: Healed,
 }
 
 impl Verify {
@@ -36,8 +39,9 @@ impl Verify {
         report.progress(Progress { phase, done, total }).await?;
         let room = Arc::new(Semaphore::new(READ_MIB_MAX as usize));
         let cell = self.cell.clone();
-        let looks =
-            live(self.cell.meta.clone()).map_ok(move |object| look_at(cell.clone(), object, room.clone()));
+        let repair = self.repair;
+        let looks = live(self.cell.meta.clone())
+            .map_ok(move |object| look_at(cell.clone(), object, repair, room.clone()));
         let seen = looks.try_buffer_unordered(READS);
         futures::pin_mut!(seen);
         while let Some(seen) = seen.try_next().await? {
@@ -46,6 +50,7 @@ impl Verify {
             report.checked.object_bytes += seen.bytes;
             report.checked.runs += seen.live_runs;
             report.broken(seen.broken).await?;
+            report.healed(seen.healed).await?;
             report.progress(Progress { phase, done, total }).await?;
         }
         Ok(())
@@ -58,7 +63,7 @@ impl Verify {
             loop {
                 let page = state.segment_objects(None, after, PAGE)?;
                 let Some(last) = page.last() else {
-                    return Ok::<_, StoreError>(count);
+                    return Ok::<_, StateError>(count);
                 };
                 after = Some(last.object);
                 count += page.iter().filter(|object| is_live(object)).count() as u64;
@@ -84,57 +89,125 @@ fn is_live(object: &SegmentObjectRecord) -> bool {
     object.dead_at_ms.is_none()
 }
 
-async fn look_at(cell: Cell, record: SegmentObjectRecord, room: Arc<Semaphore>) -> Result<Seen, VerifyError> {
+async fn look_at(
+    cell: Cell,
+    record: SegmentObjectRecord,
+    repair: bool,
+    room: Arc<Semaphore>,
+) -> Result<Seen, VerifyError> {
     let id = record.object;
     let mib = u32::try_from(record.len >> 20)
         .unwrap_or(u32::MAX)
         .saturating_add(1);
+    let (areas, quorum) = cell.segment_copies();
+    // One copy that is good is kept while another is looked at.
+    let held = mib.saturating_mul(if areas.len() > 1 { 2 } else { 1 });
     let _room = room
-        .acquire_many(mib.min(READ_MIB_MAX))
+        .acquire_many(held.min(READ_MIB_MAX))
         .await
         .expect("it is never closed");
-    let key = id.to_string();
+    let (mut seen, mut copies, mut silent) = (Seen::default(), 0, 0);
+    let (mut good, mut wanting) = (None, Vec::new());
+    let several = areas.len() > 1;
+    for area in areas {
+        let place = Place {
+            area,
+            key: id.to_string(),
+        };
+        match copy(&cell, &place, &record).await? {
+            Copy::Whole { bytes, footer } => {
+                copies += 1;
+                seen.bytes += record.len;
+                good.get_or_insert((bytes, footer));
+            }
+            Copy::Absent => wanting.push(Wanting { place, bad: false }),
+            Copy::Bad(why) => {
+                seen.broken.push(Broken::new(Promise::Whole, &place, why));
+                wanting.push(Wanting { place, bad: true });
+            }
+            Copy::Silent(error) => {
+                silent += 1;
+                seen.broken.push(Broken::new(Promise::Copied, &place, error));
+            }
+        }
+    }
+    let lacking = wanting.iter().filter(|wanting| !wanting.bad);
+    if copies >= quorum {
+        seen.broken.extend(lacking.map(|wanting| {
+            let why = "other zones have it: it is copied from there by itself";
+            Broken::new(Promise::Copied, &wanting.place, why)
+        }));
+    } else if lacking.count() > 0 {
+        let why = match several {
+            false => "it is not in the store".to_owned(),
+            true => format!("it is in {copies} zones, not in {quorum}"),
+        };
+        seen.broken.push(Broken::new(Promise::Present, id, why));
+    }
+    let Some((bytes, footer)) = good else {
+        if !seen.broken.is_empty() && !still_live(&cell, id).await? {
+            seen.broken.clear();
+        }
+        return Ok(seen);
+    };
+    if !wanting.is_empty() && !still_live(&cell, id).await? {
+        return Ok(Seen::default());
+    }
+    if repair {
+        let promises = seen.broken.len() - silent;
+        seen.healed = heal(&cell, wanting, promises, &bytes).await;
+    }
+    drop(bytes);
+    let state = cell.meta.state();
+    let compared = blocking(move || state.at_once(|view| compare(view, id, &footer))).await??;
+    seen.live_runs = compared.0;
+    seen.broken.extend(compared.1);
+    Ok(seen)
+}
+
+/// What one zone has of an object.
+enum Copy {
+    Whole {
+        bytes: Bytes,
+        footer: SegmentFooter,
+    },
+    Absent,
+    Bad(String),
+    /// The zone does not answer, and the cell can do without.
+    Silent(StoreError),
+}
+
+async fn copy(cell: &Cell, place: &Place, record: &SegmentObjectRecord) -> Result<Copy, VerifyError> {
+    let store = cell.store(place.area);
     // One byte more, to see that there is none.
     let range = ReadRange::Range(0..record.len.saturating_add(1));
-    let bytes = insist(|| cell.segments.get(&key, range.clone())).await?;
-    let Some(bytes) = bytes else {
-        let broken = match still_live(&cell, id).await? {
-            true => vec![Broken::new(Promise::Present, id, "it is not in the store")],
-            false => Vec::new(),
-        };
-        return Ok(Seen {
-            broken,
-            ..Seen::default()
-        });
+    let found = match store {
+        Ok(store) => insist(|| store.get(&place.key, range.clone())).await,
+        Err(error) => Err(error),
     };
-    let len = bytes.len() as u64;
-    let state = cell.meta.state();
-    let compared = blocking(move || {
-        if len != record.len {
-            let why = format!(
-                "metadata say that it has {} bytes, and it has {}",
-                record.len,
-                at_least(len, record.len)
-            );
-            return Ok((0, vec![Broken::new(Promise::Whole, id, why)]));
+    let bytes = match found {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Copy::Absent),
+        Err(StoreError::Corrupt(why)) if place.area.is_one_of_several() => return Ok(Copy::Bad(why)),
+        Err(error) if place.area.is_one_of_several() => return Ok(Copy::Silent(error)),
+        Err(error) => return Err(error.into()),
+    };
+    let (id, expected) = (record.object, record.len);
+    blocking(move || {
+        let len = bytes.len() as u64;
+        if len != expected {
+            return Copy::Bad(format!(
+                "metadata say that it has {expected} bytes, and it has {}",
+                at_least(len, expected)
+            ));
         }
-        let footer = match verify_object(&bytes) {
-            Ok(footer) => footer,
-            Err(error) => return Ok((0, vec![Broken::new(Promise::Whole, id, error)])),
-        };
-        drop(bytes);
-        if footer.id != id {
-            let why = format!("another object is under its key: {}", footer.id);
-            return Ok((0, vec![Broken::new(Promise::Whole, id, why)]));
+        match verify_object(&bytes) {
+            Ok(footer) if footer.id == id => Copy::Whole { bytes, footer },
+            Ok(footer) => Copy::Bad(format!("another object is under its key: {}", footer.id)),
+            Err(error) => Copy::Bad(error.to_string()),
         }
-        state.at_once(|view| compare(view, id, &footer))
-    });
-    let (live_runs, broken) = compared.await??;
-    Ok(Seen {
-        bytes: len,
-        live_runs,
-        broken,
     })
+    .await
 }
 
 fn at_least(len: u64, expected: u64) -> String {
@@ -156,7 +229,7 @@ fn compare(
     view: View<'_>,
     id: SegmentObjectId,
     footer: &SegmentFooter,
-) -> Result<(u64, Vec<Broken>), StoreError> {
+) -> Result<(u64, Vec<Broken>), StateError> {
     let Some(record) = view.segment_object(id)?.filter(is_live) else {
         return Ok((0, Vec::new()));
     };
@@ -165,7 +238,7 @@ fn compare(
         let named = match view.segments(run.stream, run.first_seq, 1) {
             Ok(segments) => segments.into_iter().next(),
             // Found again by those who look at streams.
-            Err(StoreError::Corrupt { .. }) => None,
+            Err(StateError::Corrupt { .. }) => None,
             Err(error) => return Err(error),
         };
         let named = named.filter(|named| named.row.object == id && named.row.offset == run.offset);

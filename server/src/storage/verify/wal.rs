@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use millrace_api::id::{ChannelId, ChunkSeq, Epoch};
 use millrace_raft::query::ChannelRecord;
 use millrace_wal::format::{CHUNK_LEN_MAX, decode_chunk};
 use millrace_wal::{ChunkId, ReadRange, StoreError};
 
+use super::heal::{Healed, Wanting, heal};
 use super::{Broken, Phase, Progress, Promise, Report, Verify, VerifyError, blocking};
 use crate::storage::cell::{Area, Cell, Place, insist};
 use crate::wals::NoWal;
@@ -23,13 +25,12 @@ const PAGE: usize = 1000;
 struct Seen {
     bytes: u64,
     broken: Vec<Broken>,
+    healed: Healed,
 }
 
 /// What one zone has at a slot.
 enum Copy {
-    Chunk {
-        len: u64,
-    },
+    Chunk(Bytes),
     Seal,
     Absent,
     Bad(String),
@@ -78,7 +79,7 @@ impl Verify {
     ) -> Result<(), VerifyError> {
         let ids = slots.map(|slot| ChunkId::new(channel, epoch, ChunkSeq(slot)));
         let seen = stream::iter(ids)
-            .map(|id| in_history(&self.cell, id))
+            .map(|id| in_history(&self.cell, id, self.repair))
             .buffer_unordered(READS);
         self.collect(report, seen, Some(total)).await
     }
@@ -126,6 +127,7 @@ impl Verify {
             report.checked.chunks += 1;
             report.checked.chunk_bytes += seen.bytes;
             report.broken(seen.broken).await?;
+            report.healed(seen.healed).await?;
             let progress = Progress {
                 phase: Phase::Chunks,
                 done: report.checked.chunks,
@@ -158,22 +160,41 @@ fn unknown_zones(error: NoWal) -> VerifyError {
     VerifyError::Store(StoreError::Retry(error.to_string()))
 }
 
-async fn in_history(cell: &Cell, id: ChunkId) -> Result<Seen, VerifyError> {
+async fn in_history(cell: &Cell, id: ChunkId, repair: bool) -> Result<Seen, VerifyError> {
     let mut seen = Seen::default();
     let (areas, quorum) = cell.copies(id.channel).map_err(unknown_zones)?;
-    let (mut copies, mut seals, mut lacking) = (0, Vec::new(), Vec::new());
+    let (mut copies, mut seals, mut lacking, mut bad) = (0, Vec::new(), Vec::new(), Vec::new());
+    let (mut good, mut beyond_repair) = (None, 0);
     for area in areas {
         let place = Place { area, key: id.key() };
         match copy(cell, &place, id).await? {
-            Copy::Chunk { len } => {
+            Copy::Chunk(bytes) => {
                 copies += 1;
-                seen.bytes += len;
+                seen.bytes += bytes.len() as u64;
+                good.get_or_insert(bytes);
             }
             Copy::Seal => seals.push(place),
             Copy::Absent => lacking.push(place),
-            Copy::Bad(why) => seen.broken.push(Broken::new(Promise::Whole, place, why)),
-            Copy::Silent(error) => seen.broken.push(Broken::new(Promise::Copied, place, error)),
+            Copy::Bad(why) => {
+                seen.broken.push(Broken::new(Promise::Whole, &place, why));
+                bad.push(place);
+            }
+            Copy::Silent(error) => {
+                beyond_repair += 1;
+                seen.broken.push(Broken::new(Promise::Copied, place, error));
+            }
         }
+    }
+    let of = |places: &[Place], bad| {
+        let wanting = places.iter().map(move |place| Wanting {
+            place: place.clone(),
+            bad,
+        });
+        wanting.collect::<Vec<_>>()
+    };
+    let wanting = [of(&bad, true), of(&lacking, false)].concat();
+    if copies < quorum {
+        beyond_repair += seals.len();
     }
     match copies < quorum {
         // Where there are several zones a recovery may have put a seal beside chunks that it then found.
@@ -195,6 +216,12 @@ async fn in_history(cell: &Cell, id: ChunkId) -> Result<Seen, VerifyError> {
     }
     if !seen.broken.is_empty() && released(cell, id).await? {
         seen.broken.clear();
+        return Ok(seen);
+    }
+    // The end of the epoch is recorded, or the slot was adopted by a record: no recovery seals what is missing there.
+    if let Some(good) = good.filter(|_| repair) {
+        let promises = seen.broken.len() - beyond_repair;
+        seen.healed = heal(cell, wanting, promises, &good).await;
     }
     Ok(seen)
 }
@@ -202,10 +229,10 @@ async fn in_history(cell: &Cell, id: ChunkId) -> Result<Seen, VerifyError> {
 async fn was_listed(cell: &Cell, area: Area, id: ChunkId) -> Result<Seen, VerifyError> {
     let place = Place { area, key: id.key() };
     let broken = match copy(cell, &place, id).await? {
-        Copy::Chunk { len } => {
+        Copy::Chunk(bytes) => {
             return Ok(Seen {
-                bytes: len,
-                broken: Vec::new(),
+                bytes: bytes.len() as u64,
+                ..Seen::default()
             });
         }
         Copy::Seal => return Ok(Seen::default()),
@@ -217,27 +244,29 @@ async fn was_listed(cell: &Cell, area: Area, id: ChunkId) -> Result<Seen, Verify
         true => Vec::new(),
         false => vec![broken],
     };
-    Ok(Seen { bytes: 0, broken })
+    Ok(Seen {
+        broken,
+        ..Seen::default()
+    })
 }
 
 async fn copy(cell: &Cell, place: &Place, id: ChunkId) -> Result<Copy, VerifyError> {
     let store = cell.store(place.area)?;
     let bytes = insist(|| store.get(&place.key, ReadRange::Range(0..CHUNK_LEN_MAX + 1))).await;
     let bytes = match bytes {
+        Err(StoreError::Corrupt(why)) if place.area.is_one_of_several() => return Ok(Copy::Bad(why)),
         Err(error) if place.area.is_one_of_several() => return Ok(Copy::Silent(error)),
         bytes => bytes?,
     };
     let Some(bytes) = bytes else {
         return Ok(Copy::Absent);
     };
-    blocking(move || match decode_chunk(bytes) {
+    blocking(move || match decode_chunk(bytes.clone()) {
         Ok(chunk) if chunk.meta().id != id => {
             Copy::Bad(format!("it says that it is chunk {}", chunk.meta().id))
         }
         Ok(chunk) if chunk.meta().kind.is_seal() => Copy::Seal,
-        Ok(chunk) => Copy::Chunk {
-            len: chunk.header.len,
-        },
+        Ok(_) => Copy::Chunk(bytes),
         Err(error) => Copy::Bad(error.to_string()),
     })
     .await

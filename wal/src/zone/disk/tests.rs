@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 mod crash;
+mod full;
 mod reclaiming;
 mod speed;
 mod torn;
