@@ -503,7 +503,8 @@ proptest! {
         let mut model = Model::default();
         let mut before = check(&model);
         for command in commands {
-            let _ = model.run(steer(&mut model, command));
+            let command = steer(&mut model, command);
+            let _ = model.run(command);
             let after = check(&model);
             check_step(&before, &after);
             before = after;

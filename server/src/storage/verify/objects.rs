@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use futures::stream::{self, Stream, TryStreamExt};
-use millrace_api::segment::SegmentObjectId;
+use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use millrace_raft::error::StoreError;
 use millrace_raft::group::Meta;
-use millrace_raft::query::{SegmentObjectRecord, SegmentRecord, View};
+use millrace_raft::query::{ChainLink, SegmentObjectRecord, SegmentRecord, View};
 use millrace_wal::segment::{Run, SegmentFooter};
 use millrace_wal::{ReadRange, verify_object};
 use tokio::sync::Semaphore;
@@ -17,8 +17,8 @@ use crate::storage::cell::{Cell, insist};
 /// Rows of metadata read in one step.
 const PAGE: usize = 1000;
 /// Objects read at a time, and their bytes in memory: one that is larger is read alone.
-const READS: usize = 8;
-const READ_MIB_MAX: u32 = 256;
+pub(super) const READS: usize = 8;
+pub(super) const READ_MIB_MAX: u32 = 256;
 
 /// What came of one object.
 #[derive(Default)]
@@ -80,13 +80,58 @@ fn live(meta: Meta) -> impl Stream<Item = Result<SegmentObjectRecord, VerifyErro
         .try_flatten()
 }
 
+/// Indexes are looked at with their streams.
 fn is_live(object: &SegmentObjectRecord) -> bool {
-    object.dead_at_ms.is_none()
+    object.dead_at_ms.is_none() && object.object.origin != SegmentOrigin::Index
 }
 
 async fn look_at(cell: Cell, record: SegmentObjectRecord, room: Arc<Semaphore>) -> Result<Seen, VerifyError> {
     let id = record.object;
-    let mib = u32::try_from(record.len >> 20)
+    let (bytes, footer) = match read_whole(&cell, id, record.len, &room).await? {
+        Read::Missing => {
+            let broken = match still_live(&cell, id).await? {
+                true => vec![Broken::new(Promise::Present, id, "it is not in the store")],
+                false => Vec::new(),
+            };
+            return Ok(Seen {
+                broken,
+                ..Seen::default()
+            });
+        }
+        Read::Faulty(bytes, broken) => {
+            return Ok(Seen {
+                bytes,
+                live_runs: 0,
+                broken: vec![broken],
+            });
+        }
+        Read::Whole(bytes, footer) => (bytes, footer),
+    };
+    let state = cell.meta.state();
+    let compared = blocking(move || state.at_once(|view| compare(view, id, &footer)));
+    let (live_runs, broken) = compared.await??;
+    Ok(Seen {
+        bytes,
+        live_runs,
+        broken,
+    })
+}
+
+/// What a look at an object gave, with how many bytes were read.
+pub(super) enum Read {
+    Missing,
+    Faulty(u64, Broken),
+    Whole(u64, SegmentFooter),
+}
+
+/// Reads a whole object, of which metadata say that it has so many bytes, and checks it by itself.
+pub(super) async fn read_whole(
+    cell: &Cell,
+    id: SegmentObjectId,
+    object_len: u64,
+    room: &Semaphore,
+) -> Result<Read, VerifyError> {
+    let mib = u32::try_from(object_len >> 20)
         .unwrap_or(u32::MAX)
         .saturating_add(1);
     let _room = room
@@ -95,46 +140,27 @@ async fn look_at(cell: Cell, record: SegmentObjectRecord, room: Arc<Semaphore>) 
         .expect("it is never closed");
     let key = id.to_string();
     // One byte more, to see that there is none.
-    let range = ReadRange::Range(0..record.len.saturating_add(1));
+    let range = ReadRange::Range(0..object_len.saturating_add(1));
     let bytes = insist(|| cell.segments.get(&key, range.clone())).await?;
     let Some(bytes) = bytes else {
-        let broken = match still_live(&cell, id).await? {
-            true => vec![Broken::new(Promise::Present, id, "it is not in the store")],
-            false => Vec::new(),
-        };
-        return Ok(Seen {
-            broken,
-            ..Seen::default()
-        });
+        return Ok(Read::Missing);
     };
     let len = bytes.len() as u64;
-    let state = cell.meta.state();
-    let compared = blocking(move || {
-        if len != record.len {
-            let why = format!(
-                "metadata say that it has {} bytes, and it has {}",
-                record.len,
-                at_least(len, record.len)
-            );
-            return Ok((0, vec![Broken::new(Promise::Whole, id, why)]));
+    let faulty = move |why: &dyn std::fmt::Display| Read::Faulty(len, Broken::new(Promise::Whole, id, why));
+    blocking(move || {
+        if len != object_len {
+            let has = at_least(len, object_len);
+            return faulty(&format!(
+                "metadata say that it has {object_len} bytes, and it has {has}"
+            ));
         }
-        let footer = match verify_object(&bytes) {
-            Ok(footer) => footer,
-            Err(error) => return Ok((0, vec![Broken::new(Promise::Whole, id, error)])),
-        };
-        drop(bytes);
-        if footer.id != id {
-            let why = format!("another object is under its key: {}", footer.id);
-            return Ok((0, vec![Broken::new(Promise::Whole, id, why)]));
+        match verify_object(&bytes) {
+            Ok(footer) if footer.id == id => Read::Whole(len, footer),
+            Ok(footer) => faulty(&format!("another object is under its key: {}", footer.id)),
+            Err(error) => faulty(&error),
         }
-        state.at_once(|view| compare(view, id, &footer))
-    });
-    let (live_runs, broken) = compared.await??;
-    Ok(Seen {
-        bytes: len,
-        live_runs,
-        broken,
     })
+    .await
 }
 
 fn at_least(len: u64, expected: u64) -> String {
@@ -162,8 +188,8 @@ fn compare(
     };
     let (mut live, mut broken) = (Live::default(), Vec::new());
     for run in &footer.runs {
-        let named = match view.segments(run.stream, run.first_seq, 1) {
-            Ok(segments) => segments.into_iter().next(),
+        let named = match view.chain(run.stream, run.first_seq, 1) {
+            Ok(links) => links.first().and_then(ChainLink::segment).copied(),
             // Found again by those who look at streams.
             Err(StoreError::Corrupt { .. }) => None,
             Err(error) => return Err(error),
@@ -181,7 +207,7 @@ fn compare(
     Ok((live.runs, broken))
 }
 
-/// What segments name of an object.
+/// What segments name of an object, but for those that are in an index.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Live {
     pub runs: u64,
@@ -190,10 +216,12 @@ pub(super) struct Live {
 
 impl Live {
     pub fn miscounted(&self, record: &SegmentObjectRecord) -> Option<Broken> {
-        let same = self.runs == record.live_runs && self.bytes == record.live_bytes;
+        let runs = record.live_runs.saturating_sub(record.packed_runs);
+        let bytes = record.live_bytes.saturating_sub(record.packed_bytes);
+        let same = self.runs == runs && self.bytes == bytes;
         let why = format!(
-            "metadata count {} live runs of {} bytes; of what it holds, segments name {} of {}",
-            record.live_runs, record.live_bytes, self.runs, self.bytes
+            "metadata count {runs} live runs of {bytes} bytes; of what it holds, segments name {} of {}",
+            self.runs, self.bytes
         );
         (!same).then(|| Broken::new(Promise::Counted, record.object, why))
     }

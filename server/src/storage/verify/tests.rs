@@ -6,7 +6,7 @@ use millrace_api::id::Epoch;
 use millrace_api::name::BasinName;
 use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use millrace_raft::command::{DeleteStream, FlushedStream};
-use millrace_raft::query::{SegmentRecord, SegmentRow, StreamRecord};
+use millrace_raft::query::{ChainLink, SegmentRecord, SegmentRow, StreamRecord};
 use millrace_wal::{MemoryStore, ReadRange, ZoneStore};
 
 use super::objects::Live;
@@ -235,7 +235,8 @@ async fn one_segment() -> (Fixture, StreamRecord, SegmentRecord) {
     fixture.flush(10, 1).await;
     let state = fixture.cell.meta.state();
     let stream = state.streams_after(None, 1).unwrap().remove(0);
-    let segment = state.segments(stream.id, 0, 1).unwrap().remove(0);
+    let link = state.chain(stream.id, 0, 1).unwrap().remove(0);
+    let segment = *link.segment().unwrap();
     (fixture, stream, segment)
 }
 
@@ -260,7 +261,7 @@ async fn segments_that_do_not_tile_are_found() {
     let fits = |stream: &StreamRecord, ranges: &[(u64, u64)]| {
         let mut tiling = Tiling::new(stream.clone());
         for segment in segments(&like, ranges) {
-            tiling.push(&segment);
+            tiling.push(&ChainLink::Segment(segment));
         }
         tiling.finish().is_empty()
     };
@@ -292,7 +293,9 @@ async fn segments_that_go_back_in_time_are_found() {
     let mut back = segments(&like, &[(0, 5), (5, 10)]);
     back[0].row.last_timestamp = back[1].row.first_timestamp + 1;
     let mut tiling = Tiling::new(stream);
-    back.iter().for_each(|segment| tiling.push(segment));
+    for segment in back {
+        tiling.push(&ChainLink::Segment(segment));
+    }
     assert_eq!(tiling.finish().len(), 1);
 }
 
@@ -314,9 +317,9 @@ async fn a_stream_that_is_being_deleted_may_have_lost_its_first_segments() {
         .unwrap();
     for left in [&[(6, 10)][..], &[]] {
         let mut tiling = Tiling::new(deleting.clone());
-        segments(&like, left)
-            .iter()
-            .for_each(|segment| tiling.push(segment));
+        for segment in segments(&like, left) {
+            tiling.push(&ChainLink::Segment(segment));
+        }
         assert_eq!(tiling.finish(), [], "{left:?}");
     }
 }
