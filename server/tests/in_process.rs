@@ -1,5 +1,7 @@
 //! A node without a network between: races and turns that are hard to bring about from outside.
 
+#[path = "in_process/chains.rs"]
+mod chains;
 #[path = "in_process/channels.rs"]
 mod channels;
 #[path = "in_process/deletion.rs"]

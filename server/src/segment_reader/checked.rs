@@ -1,6 +1,7 @@
 //! A part of an object that is of use only as a whole, and tells by itself whether it is what was written.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use millrace_api::segment::SegmentObjectId;
@@ -13,7 +14,7 @@ use crate::cache::{PAGE_BYTES, PageCache};
 /// What `decode` makes of the bytes at `range` of an object, which has so many. They are fetched again when they fail
 /// its check.
 pub(super) async fn read<T>(
-    cache: &PageCache,
+    cache: &Arc<PageCache>,
     (object, object_len): (SegmentObjectId, u64),
     range: Range<u64>,
     decode: impl Fn(&[u8]) -> Result<T, FormatError>,
