@@ -12,10 +12,12 @@ pub enum SegmentOrigin {
     Flush,
     /// Runs of other segment objects, put together.
     Merge,
+    /// No records: it says where segments of a stream are.
+    Index,
 }
 
-/// One segment object. The owner of a channel counts flushes and merges, each from 1 and each in its own count, so
-/// that a name tells whether metadata can still come to name the object.
+/// One segment object. The owner of a channel counts flushes, merges and indexes, each from 1 and each in its own
+/// count, so that a name tells whether metadata can still come to name the object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentObjectId {
     pub channel: ChannelId,
@@ -36,12 +38,13 @@ impl SegmentObjectId {
     }
 }
 
-/// The key in a store: `segments/{channel}/{epoch}/{f|m}{seq}-{part}`, all numbers in hex of a fixed width.
+/// The key in a store: `segments/{channel}/{epoch}/{f|m|i}{seq}-{part}`, all numbers in hex of a fixed width.
 impl fmt::Display for SegmentObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let origin = match self.origin {
             SegmentOrigin::Flush => 'f',
             SegmentOrigin::Merge => 'm',
+            SegmentOrigin::Index => 'i',
         };
         write!(
             f,
@@ -72,6 +75,7 @@ impl FromStr for SegmentObjectId {
             let origin = match name.chars().next()? {
                 'f' => SegmentOrigin::Flush,
                 'm' => SegmentOrigin::Merge,
+                'i' => SegmentOrigin::Index,
                 _ => return None,
             };
             let (seq, part) = name.get(1..)?.split_once('-')?;
@@ -109,6 +113,11 @@ mod tests {
             "segments/00000007/0000000000001234/m0000000000000009-00000003"
         );
         assert_eq!(key.parse(), Ok(id));
+        let index = SegmentObjectId {
+            origin: SegmentOrigin::Index,
+            ..id
+        };
+        assert_eq!(index.to_string().parse(), Ok(index));
         for other in [
             "segments/7/1234/m9-3",
             "segments/00000007/0000000000001234/x0000000000000009-00000003",

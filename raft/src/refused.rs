@@ -95,6 +95,8 @@ pub enum Refused {
     },
     #[error("the last merge of channel {channel} is {last}")]
     MergeOutOfOrder { channel: ChannelId, last: FlushSeq },
+    #[error("the last chain index of channel {channel} is {last}")]
+    PackOutOfOrder { channel: ChannelId, last: FlushSeq },
     #[error("the stream still has segments")]
     SegmentsLeft,
     #[error("the stream's retention keeps what was appended then")]
@@ -137,6 +139,7 @@ impl Refused {
             | Refused::NotDeleting
             | Refused::FlushOutOfOrder { .. }
             | Refused::MergeOutOfOrder { .. }
+            | Refused::PackOutOfOrder { .. }
             | Refused::SegmentsLeft
             | Refused::Retained
             | Refused::NotEmpty

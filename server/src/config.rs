@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
+use millrace_wal::segment::CHAIN_ENTRIES_MAX;
 use serde::Deserialize;
 
 use crate::cache::disk::DISK_BYTES_MIN;
@@ -241,6 +242,11 @@ pub struct Settings {
     #[serde(default, with = "humantime_serde::option")]
     pub housekeeping_interval: Option<Duration>,
 
+    /// Segments of one stream that go into an index in the store together, when metadata name a quarter more of them;
+    /// from 4 to 4096 [default: 1024]
+    #[arg(long, value_name = "N", env = "MILLRACE_CHAIN_ROWS")]
+    pub chain_rows: Option<usize>,
+
     /// How often the store is looked through for objects that nothing names and nothing can come to name: what a crash
     /// left between two steps. They are removed when they are found a second time [default: 1h]
     #[arg(long, value_name = "DURATION", env = "MILLRACE_SWEEP_INTERVAL", value_parser = humantime::parse_duration)]
@@ -348,6 +354,7 @@ impl Settings {
             cache_disk_dir,
             reader_grace,
             housekeeping_interval,
+            chain_rows,
             sweep_interval,
             idle_timeout,
             deletion_grace,
@@ -417,6 +424,7 @@ pub struct NodeConfig {
     pub cache_disk: Option<(PathBuf, u64)>,
     pub reader_grace: Duration,
     pub housekeeping_interval: Duration,
+    pub chain_rows: usize,
     pub sweep_interval: Duration,
     pub idle_timeout: Duration,
     pub deletion_grace: Duration,
@@ -526,6 +534,7 @@ impl NodeConfig {
             },
             reader_grace: settings.reader_grace.unwrap_or(Duration::from_secs(60)),
             housekeeping_interval: settings.housekeeping_interval.unwrap_or(Duration::from_secs(60)),
+            chain_rows: chain_rows(settings.chain_rows)?,
             sweep_interval: settings.sweep_interval.unwrap_or(Duration::from_secs(3600)),
             idle_timeout: settings.idle_timeout.unwrap_or(Duration::from_secs(60)),
             deletion_grace: settings.deletion_grace.unwrap_or(Duration::from_secs(10)),
@@ -576,6 +585,11 @@ fn bytes(name: &str, value: Option<ByteSize>, default: u64, min: u64) -> Result<
         Ok(bytes) => Ok(bytes as usize),
         Err(_) => Err(ConfigError::Invalid(format!("{name} is less than 4 GiB"))),
     }
+}
+
+fn chain_rows(value: Option<usize>) -> Result<usize, ConfigError> {
+    let rows = at_least("chain-rows", value.unwrap_or(1024), 4)?;
+    at_most("chain-rows", rows, CHAIN_ENTRIES_MAX)
 }
 
 fn local_store_url(data_dir: &Path) -> Result<String, ConfigError> {

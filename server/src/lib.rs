@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod bench;
 mod cache;
+mod chain;
 pub mod channel;
 pub mod channels;
 pub mod chunk_reader;

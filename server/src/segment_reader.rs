@@ -5,6 +5,7 @@
 //! fetched again from the store, and never served.
 
 mod assemble;
+mod checked;
 mod plan;
 
 #[cfg(test)]
@@ -21,11 +22,14 @@ use millrace_api::id::StreamId;
 use millrace_api::position::{SeqNum, Timestamp};
 use millrace_api::segment::SegmentObjectId;
 use millrace_raft::error::MetaError;
+use millrace_raft::query::ChainIndexRecord;
+use millrace_wal::segment::{CHAIN_ENTRIES_MAX, ChainIndex};
 use millrace_wal::{Frame, FrameHeader, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cache::{PageCache, PageError};
+use crate::chain;
 use crate::channel::message::Seek;
 use assemble::{Assembler, BadFrame};
 use plan::{Plan, Unit};
@@ -35,6 +39,8 @@ use plan::{Plan, Unit};
 const PAGES_AHEAD_MAX: u32 = 32;
 /// Pages ahead of a reader that has taken its first frames: a read that ends soon has not fetched much in vain.
 const PAGES_AHEAD_AT_FIRST: u32 = 2;
+/// No chain index is longer.
+const CHAIN_INDEX_LEN_MAX: u64 = ChainIndex::encoded_len(CHAIN_ENTRIES_MAX) as u64;
 /// How often bytes that fail their check are fetched again.
 const RELOADS_MAX: u32 = 2;
 
@@ -74,7 +80,16 @@ pub trait SegmentSource: Send + Sync {
         stream: StreamId,
         from_seq: SeqNum,
         limit: usize,
-    ) -> Result<Vec<SegmentRef>, MetaError>;
+    ) -> Result<Vec<SegmentRef>, ReadError>;
+
+    /// Where to look for the first record behind `from_seq` with at least this timestamp: the start of the first segment
+    /// that ends at it or later, but not before `from_seq`. `None` if no segment does.
+    async fn seek(
+        &self,
+        stream: StreamId,
+        from_seq: SeqNum,
+        timestamp: Timestamp,
+    ) -> Result<Option<SeqNum>, ReadError>;
 }
 
 /// Which frames of a stream are wanted.
@@ -173,6 +188,22 @@ impl SegmentReader {
             failed: None,
         };
         stream::try_unfold(walk, Walk::next).boxed()
+    }
+
+    /// The index over segments that metadata name, checked.
+    pub async fn chain_index(&self, record: &ChainIndexRecord) -> Result<ChainIndex, ReadError> {
+        let (object, len) = (record.row.object, record.object_len);
+        if len > CHAIN_INDEX_LEN_MAX {
+            return Err(ReadError::Corrupt {
+                object,
+                offset: 0,
+                why: "it is too long for an index".into(),
+            });
+        }
+        checked::read(&self.pages, (object, len), 0..len, |bytes| {
+            chain::decode(record, bytes)
+        })
+        .await
     }
 
     /// Room for pages that are not needed at once, or `None`: then they are fetched when they are.

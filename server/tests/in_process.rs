@@ -2,6 +2,8 @@
 
 #[path = "in_process/cache_disk.rs"]
 mod cache_disk;
+#[path = "in_process/chains.rs"]
+mod chains;
 #[path = "in_process/channels.rs"]
 mod channels;
 #[path = "in_process/deletion.rs"]

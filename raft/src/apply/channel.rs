@@ -36,6 +36,7 @@ pub fn create(txn: &mut Txn<'_>, c: &CreateChannel) -> Outcome<Response> {
                 },
                 flush_seq: FlushSeq(0),
                 merge_seq: FlushSeq(0),
+                pack_seq: FlushSeq(0),
             };
             txn.write::<Channels>(&c.channel, &row);
         }

@@ -11,7 +11,7 @@ use super::{Outcome, channel, segments};
 use crate::command::{CommitFlush, FLUSH_STREAMS_MAX, Flushed, FlushedStream, Response};
 use crate::refused::Refused;
 use crate::state::record::{ChannelRow, StreamRecord};
-use crate::state::segment::SegmentRow;
+use crate::state::segment::{ChainRow, SegmentRow};
 use crate::state::table::{Channels, Epochs, ReadTable, Segments, Streams};
 use crate::state::txn::Txn;
 
@@ -115,7 +115,11 @@ fn take(
             metered_bytes: run.metered_bytes,
             appended_before_ms: c.now_ms,
         };
-        txn.write::<Segments>(&(stream.id, flushed.tail.seq_num - 1), &segment);
+        txn.write::<Segments>(
+            &(stream.id, flushed.tail.seq_num - 1),
+            &ChainRow::Segment(segment),
+        );
+        segments::count(txn, &mut stream, 1, 0)?;
         stream.empty_since_ms = None;
     }
     stream.tail = flushed.tail;

@@ -3,14 +3,15 @@
 //! What was merged may have changed while it was copied. A run takes the place of its sources only if they stand there
 //! exactly as they were read; what it says of their records must then be what they say.
 
+use millrace_api::position::SeqNum;
 use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 
 use super::objects::{At, NewObjects, invalid, release};
 use super::{Outcome, channel, segments};
 use crate::command::{CommitMerge, FLUSH_STREAMS_MAX, Merged, MergedRun, Response};
 use crate::refused::Refused;
-use crate::state::segment::SegmentRow;
-use crate::state::table::{Channels, ReadTable, Rows, Segments, Streams, Table};
+use crate::state::segment::{ChainRow, SegmentRow};
+use crate::state::table::{Channels, ReadTable, Segments, Streams};
 use crate::state::txn::Txn;
 
 pub fn commit(txn: &mut Txn<'_>, c: &CommitMerge, index: u64) -> Outcome<Response> {
@@ -80,16 +81,16 @@ fn must_be_whole(run: &MergedRun, objects: &NewObjects) -> Outcome<()> {
 
 /// Puts a run in the place of its sources; answers how many segments that replaced.
 fn replace(txn: &mut Txn<'_>, run: &MergedRun, objects: &mut NewObjects, at: At) -> Outcome<u32> {
-    let Some(stream) = txn.row::<Streams>(&run.stream)? else {
+    let Some(mut stream) = txn.row::<Streams>(&run.stream)? else {
         return Ok(0);
     };
     let Some(found) = found(txn, run)? else {
         return Ok(0);
     };
     must_say_the_same(run, &found)?;
-    for (key, segment) in &found {
-        txn.remove::<Segments>(key);
-        release(txn, segment, at)?;
+    for (last, segment) in &found {
+        txn.remove::<Segments>(&(run.stream, *last));
+        release(txn, segment.object, segment.bytes(), at)?;
     }
     let bytes = run.frames_len.saturating_add(run.index_len.into());
     let merged = SegmentRow {
@@ -103,29 +104,34 @@ fn replace(txn: &mut Txn<'_>, run: &MergedRun, objects: &mut NewObjects, at: At)
         metered_bytes: run.metered_bytes,
         appended_before_ms: run.appended_before_ms,
     };
-    txn.write::<Segments>(&(run.stream, run.end_seq - 1), &merged);
+    txn.write::<Segments>(&(run.stream, run.end_seq - 1), &ChainRow::Segment(merged));
+    segments::count(txn, &mut stream, 1, found.len() as u64)?;
+    txn.write::<Streams>(&stream.id, &stream);
     segments::note_trimmed(txn, &stream)?;
     Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
 }
 
-/// The segments that stand between the run's ends, if they are its sources. Segments of a stream tile: the first
-/// and the last say what is between.
-fn found(txn: &Txn<'_>, run: &MergedRun) -> Outcome<Option<Rows<Segments>>> {
-    let before = run
-        .first_seq
-        .checked_sub(1)
-        .map(|seq| Segments::key(&(run.stream, seq)));
-    let prefix = run.stream.to_bytes();
-    let rows = txn.rows::<Segments>(&prefix, before.as_deref(), run.sources.len())?;
-    let starts = rows
+/// The segments that stand between the run's ends, each with its last record, if they are its sources. The chain of a
+/// stream tiles: the first and the last say what is between.
+fn found(txn: &Txn<'_>, run: &MergedRun) -> Outcome<Option<Vec<(SeqNum, SegmentRow)>>> {
+    let links = segments::links(txn, run.stream, run.first_seq, run.sources.len())?;
+    let starts = links
         .first()
-        .is_some_and(|(_, segment)| segment.first_seq == run.first_seq);
-    let ends = rows.last().is_some_and(|((_, last), _)| last + 1 == run.end_seq);
-    let objects = rows.iter().map(|(_, segment)| segment.object);
-    Ok((starts && ends && objects.eq(run.sources.iter().copied())).then_some(rows))
+        .is_some_and(|(_, row)| row.first_seq() == run.first_seq);
+    let ends = links.last().is_some_and(|((_, last), _)| last + 1 == run.end_seq);
+    // None of them may be an index.
+    let rows = links
+        .into_iter()
+        .map(|((_, last), row)| Some((last, *row.segment()?)));
+    let rows: Option<Vec<_>> = rows.collect();
+    let is_sources = |rows: &Vec<(SeqNum, SegmentRow)>| {
+        let objects = rows.iter().map(|(_, segment)| segment.object);
+        starts && ends && objects.eq(run.sources.iter().copied())
+    };
+    Ok(rows.filter(is_sources))
 }
 
-fn must_say_the_same(run: &MergedRun, found: &Rows<Segments>) -> Outcome<()> {
+fn must_say_the_same(run: &MergedRun, found: &[(SeqNum, SegmentRow)]) -> Outcome<()> {
     let segments = || found.iter().map(|(_, segment)| segment);
     let metered = segments().fold(0, |sum: u64, segment| sum.saturating_add(segment.metered_bytes));
     let appended_before_ms = segments().map(|segment| segment.appended_before_ms).max();

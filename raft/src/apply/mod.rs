@@ -5,6 +5,7 @@
 
 mod basin;
 mod cell;
+mod chain;
 mod channel;
 mod flush;
 mod merge;
@@ -108,6 +109,8 @@ fn decide(txn: &mut Txn<'_>, command: &Command, at: LogPosition) -> Outcome<Resp
         Command::DeactivateStream(c) => placement::deactivate(txn, c),
         Command::CommitFlush(c) => flush::commit(txn, c, index),
         Command::CommitMerge(c) => merge::commit(txn, c, index),
+        Command::PackChain(c) => chain::pack(txn, c, index),
+        Command::UnpackChain(c) => chain::unpack(txn, c, index),
         Command::DropSegments(c) => segments::drop_some(txn, c, index),
         Command::ExpireSegments(c) => segments::expire(txn, c, index),
         Command::ForgetObjects(c) => objects::forget(txn, c),

@@ -8,7 +8,7 @@ use super::Outcome;
 use crate::command::{FLUSH_OBJECTS_MAX, FlushedObject, ForgetObjects, Response};
 use crate::error::StoreError;
 use crate::refused::Refused;
-use crate::state::segment::{Death, SegmentObjectRow, SegmentRow};
+use crate::state::segment::{Death, SegmentObjectRow};
 use crate::state::table::{DeadObjects, ReadTable, SegmentObjects};
 use crate::state::txn::Txn;
 
@@ -93,6 +93,8 @@ impl NewObjects {
                 len: object.len,
                 live_runs: object.live_runs,
                 live_bytes: object.live_bytes,
+                packed_runs: 0,
+                packed_bytes: 0,
                 committed_at_ms: at.now_ms,
                 death: None,
             };
@@ -101,13 +103,12 @@ impl NewObjects {
     }
 }
 
-/// A segment is gone from the state: its object counts one less.
-pub fn release(txn: &mut Txn<'_>, segment: &SegmentRow, at: At) -> Result<(), StoreError> {
-    let id = segment.object;
+/// A row that names so many bytes of an object is gone from the state: the object counts one less.
+pub fn release(txn: &mut Txn<'_>, id: SegmentObjectId, bytes: u64, at: At) -> Result<(), StoreError> {
     let counted = txn.row::<SegmentObjects>(&id)?.and_then(|row| {
         Some(SegmentObjectRow {
             live_runs: row.live_runs.checked_sub(1)?,
-            live_bytes: row.live_bytes.checked_sub(segment.bytes())?,
+            live_bytes: row.live_bytes.checked_sub(bytes)?,
             ..row
         })
     });
@@ -119,6 +120,11 @@ pub fn release(txn: &mut Txn<'_>, segment: &SegmentRow, at: At) -> Result<(), St
     })?;
     settle(txn, id, &mut row, at);
     Ok(())
+}
+
+/// Something names an object that is not there.
+pub fn no_row(id: &SegmentObjectId) -> StoreError {
+    StoreError::corrupt("segment_objects", format_args!("no object {id}"))
 }
 
 /// Writes a row, and queues the object if nothing names it any more.

@@ -66,6 +66,8 @@ fn new(txn: &mut Txn<'_>, c: &CreateStream, basin: &BasinRecord) -> Outcome<Resp
         last_closed: StreamletId(0),
         deletion: None,
         empty_since_ms: Some(c.now_ms),
+        segments: Some(0),
+        unpacked_through: 0,
     };
     write(txn, &stream);
     answer(Did::Created, stream)

@@ -164,6 +164,8 @@ fn encode_kind(command: &Command) -> Kind {
             now_ms: c.now_ms,
         }),
         Command::CommitMerge(c) => Kind::CommitMerge(segments::merge_message(c)),
+        Command::PackChain(c) => Kind::PackChain(segments::pack_message(c)),
+        Command::UnpackChain(c) => Kind::UnpackChain(segments::unpack_message(c)),
         Command::CompareState(_) => Kind::CompareState(pb::CompareState {}),
         Command::CheckState(c) => Kind::CheckState(pb::CheckState {
             index: c.computed.index,
@@ -348,6 +350,8 @@ pub fn decode(command: pb::Command) -> Result<Command, DecodeError> {
         }
         .into(),
         Kind::CommitMerge(c) => segments::merge(c)?.into(),
+        Kind::PackChain(c) => segments::pack(c)?.into(),
+        Kind::UnpackChain(c) => segments::unpack(c)?.into(),
         Kind::CompareState(_) => CompareState {}.into(),
         Kind::CheckState(c) => CheckState {
             computed: StateChecksum {

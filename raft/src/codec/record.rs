@@ -64,6 +64,7 @@ pub fn channel_message(channel: &ChannelRow) -> pb::Channel {
         checkpoint: Some(slot_message(channel.checkpoint)),
         flush_seq: channel.flush_seq.0,
         merge_seq: channel.merge_seq.0,
+        pack_seq: channel.pack_seq.0,
     }
 }
 
@@ -76,6 +77,7 @@ pub fn channel(message: pb::Channel) -> Result<ChannelRow, DecodeError> {
         checkpoint: slot(required(message.checkpoint, "checkpoint")?),
         flush_seq: FlushSeq(message.flush_seq),
         merge_seq: FlushSeq(message.merge_seq),
+        pack_seq: FlushSeq(message.pack_seq),
     })
 }
 
@@ -193,6 +195,8 @@ pub fn stream_message(stream: &StreamRecord) -> pb::Stream {
             channel_epoch: deletion.channel_epoch.0,
         }),
         empty_since_ms: stream.empty_since_ms,
+        segments: stream.segments,
+        unpacked_through: stream.unpacked_through,
     }
 }
 
@@ -224,5 +228,7 @@ pub fn stream(key: StreamId, message: pb::Stream) -> Result<StreamRecord, Decode
             channel_epoch: Epoch(deletion.channel_epoch),
         }),
         empty_since_ms: message.empty_since_ms,
+        segments: message.segments,
+        unpacked_through: message.unpacked_through,
     })
 }

@@ -155,6 +155,11 @@ fn fill(refused: &Refused, m: &mut pb::Refusal) -> Reason {
             m.last = last.0;
             Reason::MergeOutOfOrder
         }
+        Refused::PackOutOfOrder { channel, last } => {
+            m.channel = channel.0;
+            m.last = last.0;
+            Reason::PackOutOfOrder
+        }
         Refused::ObjectLive(object) => {
             m.object = Some(object_message(object));
             Reason::ObjectLive
@@ -233,6 +238,10 @@ pub fn decode(m: pb::Refusal) -> Result<Refused, DecodeError> {
             checkpoint: slot(required(m.checkpoint, "checkpoint")?),
         },
         Reason::MergeOutOfOrder => Refused::MergeOutOfOrder {
+            channel,
+            last: FlushSeq(m.last),
+        },
+        Reason::PackOutOfOrder => Refused::PackOutOfOrder {
             channel,
             last: FlushSeq(m.last),
         },

@@ -81,11 +81,17 @@ fn kind(response: &Response) -> Kind {
         Response::SegmentsDropped(r) => Kind::SegmentsDropped(m::SegmentsDropped {
             dropped: r.dropped,
             done: r.done,
+            packed: r.packed,
         }),
         Response::Merged(r) => Kind::Merged(m::Merged {
             log_index: r.log_index,
             replaced: r.replaced,
         }),
+        Response::ChainPacked(r) => Kind::ChainPacked(m::ChainPacked {
+            log_index: r.log_index,
+            segments: r.segments,
+        }),
+        Response::ChainUnpacked(r) => Kind::ChainUnpacked(r.segments),
     }
 }
 
@@ -162,11 +168,17 @@ pub fn decode(message: pb::Response) -> Result<Response, DecodeError> {
         Kind::SegmentsDropped(m) => Response::SegmentsDropped(SegmentsDropped {
             dropped: m.dropped,
             done: m.done,
+            packed: m.packed,
         }),
         Kind::Merged(m) => Response::Merged(Merged {
             log_index: m.log_index,
             replaced: m.replaced,
         }),
+        Kind::ChainPacked(m) => Response::ChainPacked(ChainPacked {
+            log_index: m.log_index,
+            segments: m.segments,
+        }),
+        Kind::ChainUnpacked(segments) => Response::ChainUnpacked(ChainUnpacked { segments }),
     })
 }
 

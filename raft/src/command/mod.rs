@@ -3,6 +3,7 @@
 //! A command is complete: ids, times and random choices were made by whoever proposes it. Proposing the same
 //! command twice is safe, unless its documentation says otherwise: an unknown outcome is resolved by asking again.
 
+mod chain;
 mod segments;
 
 use millrace_api::config::{
@@ -15,6 +16,7 @@ use millrace_api::id::{
 use millrace_api::name::{BasinName, StreamName};
 use millrace_api::position::{SeqNum, StreamPosition};
 
+pub use self::chain::*;
 pub use self::segments::*;
 use crate::state::record::{BasinRecord, Fencing, StreamRecord};
 
@@ -118,6 +120,8 @@ commands! {
     ForgetObjects => (), Response::Done => ();
     DeleteEmptyStream => StreamProvisioned, Response::Stream(reply) => *reply;
     CommitMerge => Merged, Response::Merged(reply) => reply;
+    PackChain => ChainPacked, Response::ChainPacked(reply) => reply;
+    UnpackChain => ChainUnpacked, Response::ChainUnpacked(reply) => reply;
 }
 
 /// Gives the cell its identity, once. The same id again is no change; another is refused.
@@ -379,6 +383,8 @@ pub enum Response {
     Flushed(Flushed),
     SegmentsDropped(SegmentsDropped),
     Merged(Merged),
+    ChainPacked(ChainPacked),
+    ChainUnpacked(ChainUnpacked),
 }
 
 /// The checksum of a state as it was just before the entry at `index`.

@@ -84,7 +84,8 @@ pub struct FlushedRun {
 
 /// One bounded step of dropping segments that nobody may read any more, oldest first: every one of a deleting stream
 /// for which nobody can answer, those wholly below the trim point of any other. To be proposed again until it answers
-/// that it is done. A stream that is gone has none.
+/// that it is done, and where it answers that they are packed, after an [`UnpackChain`](super::UnpackChain). A stream
+/// that is gone has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropSegments {
     pub stream: StreamId,
@@ -94,8 +95,8 @@ pub struct DropSegments {
 }
 
 /// One bounded step of retention: drops segments, oldest first, up to the first with a record that was appended
-/// later than `appended_before_ms`, and raises the trim point to where the rest begins. To be proposed again until it
-/// answers that it is done. Refused unless the retention that is in force lets go of all that was appended until
+/// later than `appended_before_ms`, and raises the trim point to where the rest begins. To be proposed again like
+/// [`DropSegments`]. Refused unless the retention that is in force lets go of all that was appended until
 /// then. A stream that is gone has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpireSegments {
@@ -176,6 +177,8 @@ pub struct SegmentsDropped {
     pub dropped: u32,
     /// There is no other to drop now.
     pub done: bool,
+    /// The next one to drop is in an index, which comes first in the chain.
+    pub packed: bool,
 }
 
 /// What a merge came to.

@@ -4,6 +4,7 @@
 //! each call from one moment, and several from the same moment with [`StateReader::at_once`]. What it answers may be
 //! stale; a caller who must not miss a committed change asks [`crate::group::Meta::linearize`] first.
 
+mod chain;
 mod segments;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use millrace_api::id::{BasinId, ChannelId, NodeId, StreamId, ZoneGen};
 use millrace_api::limits::LIST_PAGE_MAX;
 use millrace_api::name::{BasinName, StreamName};
-use millrace_api::position::SeqNum;
+use millrace_api::position::{SeqNum, Timestamp};
 use millrace_api::segment::SegmentObjectId;
 
 use crate::error::StoreError;
@@ -21,12 +22,15 @@ use crate::state::record::*;
 use crate::state::table::*;
 use crate::store::state::StateDb;
 
+pub use self::chain::{ChainIndexNames, ChainLink};
 pub use self::segments::{DeadObjectCursor, DeadObjectRecord};
 pub use crate::state::record::{
     BasinRecord, ChannelRecord, ChannelStreamlet, Deletion, EpochState, Fencing, NodeRecord, OpenStreamlet,
     Owner, Seal, Slot, StreamEntry, StreamRecord, ZoneRecord,
 };
-pub use crate::state::segment::{SegmentObjectRecord, SegmentRecord, SegmentRow};
+pub use crate::state::segment::{
+    ChainIndexRecord, ChainIndexRow, IndexRow, PackedSegment, SegmentObjectRecord, SegmentRecord, SegmentRow,
+};
 
 /// One page of a listing, in byte order of the names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,6 +267,7 @@ impl<'a> View<'a> {
             checkpoint: row.checkpoint,
             flush_seq: row.flush_seq,
             merge_seq: row.merge_seq,
+            pack_seq: row.pack_seq,
             gens: current.map(|state| state.gens.clone()).unwrap_or_default(),
             epochs,
         })
@@ -387,7 +392,10 @@ at_one_moment! {
     deleting_basins() -> Vec<DeletingBasinRecord>;
     deleting_streams(after: Option<DeletingCursor>, limit: usize) -> Vec<DeletingStreamRecord>;
     checksum() -> u32;
-    segments(stream: StreamId, from_seq: SeqNum, limit: usize) -> Vec<SegmentRecord>;
+    chain(stream: StreamId, from_seq: SeqNum, limit: usize) -> Vec<ChainLink>;
+    chain_at_time(stream: StreamId, from_seq: SeqNum, timestamp: Timestamp) -> Option<ChainLink>;
+    packable(stream: StreamId, first_seq: SeqNum, limit: usize) -> Vec<PackedSegment>;
+    chain_indexes(after: Option<SegmentObjectId>, limit: usize) -> Vec<ChainIndexNames>;
     segment_object(id: SegmentObjectId) -> Option<SegmentObjectRecord>;
     segment_objects(channel: Option<ChannelId>, after: Option<SegmentObjectId>, limit: usize)
         -> Vec<SegmentObjectRecord>;

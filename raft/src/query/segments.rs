@@ -1,13 +1,12 @@
 //! Reads of segments, of the objects that hold them, and of what is to be cleaned up.
 
 use millrace_api::id::{ChannelId, StreamId};
-use millrace_api::position::SeqNum;
 use millrace_api::segment::SegmentObjectId;
 
 use super::{View, page_limit};
 use crate::error::StoreError;
 use crate::state::record::StreamRecord;
-use crate::state::segment::{SegmentObjectRecord, SegmentObjectRow, SegmentRecord};
+use crate::state::segment::{SegmentObjectRecord, SegmentObjectRow};
 use crate::state::table::*;
 
 /// An object whose bytes are to be deleted, with its place in the queue.
@@ -28,38 +27,7 @@ pub struct DeadObjectCursor(u64, SegmentObjectId);
 
 /// A limit of 0 or above 1000 means 1000, in all of these.
 impl View<'_> {
-    /// The first `limit` segments of a stream that end behind `from_seq`, in order: the first holds `from_seq` if any
-    /// does. Each begins where the one before it ends. A stream that does not exist has none.
-    pub fn segments(
-        &self,
-        stream: StreamId,
-        from_seq: SeqNum,
-        limit: usize,
-    ) -> Result<Vec<SegmentRecord>, StoreError> {
-        let before = from_seq.checked_sub(1).map(|seq| Segments::key(&(stream, seq)));
-        let rows = self
-            .state
-            .rows::<Segments>(&stream.to_bytes(), before.as_deref(), page_limit(limit))?;
-        let mut known: Option<SegmentObjectRecord> = None;
-        rows.into_iter()
-            .map(|((_, last), row)| {
-                // Neighbours are often in one object.
-                let object = match known.filter(|known| known.object == row.object) {
-                    Some(known) => known,
-                    None => self.named_object(&row.object)?,
-                };
-                known = Some(object);
-                Ok(SegmentRecord {
-                    stream,
-                    end_seq: last + 1,
-                    row,
-                    object_len: object.len,
-                })
-            })
-            .collect()
-    }
-
-    /// `None` for an object that was never committed, or is forgotten.
+    /// `None` for an object that was never committed, or is forgotten, or whose row is in an index.
     pub fn segment_object(&self, id: SegmentObjectId) -> Result<Option<SegmentObjectRecord>, StoreError> {
         let row = self.state.row::<SegmentObjects>(&id)?;
         Ok(row.map(|row| row.record(id)))
@@ -134,7 +102,7 @@ impl View<'_> {
     }
 
     /// An object that another row names.
-    fn named_object(&self, id: &SegmentObjectId) -> Result<SegmentObjectRecord, StoreError> {
+    pub(super) fn named_object(&self, id: &SegmentObjectId) -> Result<SegmentObjectRecord, StoreError> {
         self.segment_object(*id)?
             .ok_or_else(|| StoreError::corrupt("segment_objects", format_args!("no object {id}")))
     }

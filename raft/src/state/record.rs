@@ -96,6 +96,8 @@ pub struct ChannelRow {
     pub flush_seq: FlushSeq,
     /// The last merge that was committed; 0 before the first.
     pub merge_seq: FlushSeq,
+    /// The last chain index that was committed; 0 before the first.
+    pub pack_seq: FlushSeq,
 }
 
 /// How an epoch ended.
@@ -140,6 +142,8 @@ pub struct ChannelRecord {
     pub flush_seq: FlushSeq,
     /// The last merge that was committed; 0 before the first.
     pub merge_seq: FlushSeq,
+    /// The last chain index that was committed; 0 before the first.
+    pub pack_seq: FlushSeq,
     /// Gens of the current epoch; empty before the first assignment.
     pub gens: Vec<ZoneGen>,
     /// Every epoch from the checkpoint's on, the current one last.
@@ -256,6 +260,11 @@ pub struct StreamRecord {
     /// Since when the stream is known to hold no record, by the clocks of those who proposed. `None` while it may hold
     /// some. An active stream's owner may have sequenced one since.
     pub empty_since_ms: Option<u64>,
+    /// Rows that its segments have: all but those in an index. `None` in what an earlier release wrote, until they
+    /// change.
+    pub segments: Option<u64>,
+    /// Segments below were in an index, and are on their way out.
+    pub unpacked_through: SeqNum,
 }
 
 /// A streamlet that is open on a channel: what the channel's owner has to know of it.

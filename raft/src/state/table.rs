@@ -12,7 +12,7 @@ use crate::error::StoreError;
 use crate::pb;
 use crate::state::kv::Read;
 use crate::state::record::*;
-use crate::state::segment::{SegmentObjectRow, SegmentRow};
+use crate::state::segment::{ChainIndexRow, ChainRow, SegmentObjectRow};
 use crate::state::txn::Txn;
 use crate::store::keys::{Family, key_after, prefix_end};
 
@@ -96,11 +96,13 @@ fn text(bytes: &[u8]) -> Result<&str, DecodeError> {
 /// The numbers are stored: see [`Family`].
 const ORIGIN_FLUSH: u8 = 1;
 const ORIGIN_MERGE: u8 = 2;
+const ORIGIN_INDEX: u8 = 3;
 
 fn object_key(object: &SegmentObjectId) -> Vec<u8> {
     let origin = match object.origin {
         SegmentOrigin::Flush => ORIGIN_FLUSH,
         SegmentOrigin::Merge => ORIGIN_MERGE,
+        SegmentOrigin::Index => ORIGIN_INDEX,
     };
     [
         &object.channel.0.to_be_bytes()[..],
@@ -116,6 +118,7 @@ fn object_at(bytes: &[u8], at: usize) -> Result<SegmentObjectId, DecodeError> {
     let origin = match number::<1>(bytes, at + 12)? {
         [ORIGIN_FLUSH] => SegmentOrigin::Flush,
         [ORIGIN_MERGE] => SegmentOrigin::Merge,
+        [ORIGIN_INDEX] => SegmentOrigin::Index,
         [other] => return Err(DecodeError::unknown("segment origin", other)),
     };
     Ok(SegmentObjectId {
@@ -246,10 +249,10 @@ table! {
     row () => pb::DeletingStream {}, (_, _message: pb::DeletingStream) => Ok(());
 }
 table! {
-    Segments in Segments: (StreamId, SeqNum) => SegmentRow;
+    Segments in Segments: (StreamId, SeqNum) => ChainRow;
     key (stream, last) => [&stream.to_bytes()[..], &last.to_be_bytes()].concat(),
         bytes => Ok((StreamId::from_bytes(number(bytes, 0)?), u64::from_be_bytes(number(bytes, 16)?)));
-    row segment => segments::segment_message(segment), (_, message: pb::Segment) => segments::segment(message);
+    row link => segments::chain_row_message(link), (_, message: pb::Segment) => segments::chain_row(message);
 }
 table! {
     SegmentObjects in SegmentObjects: SegmentObjectId => SegmentObjectRow;
@@ -267,4 +270,10 @@ table! {
     TrimmedStreams in TrimmedStreams: StreamId => ();
     key stream => stream.to_bytes().to_vec(), bytes => Ok(StreamId::from_bytes(whole(bytes)?));
     row () => pb::TrimmedStream {}, (_, _message: pb::TrimmedStream) => Ok(());
+}
+table! {
+    ChainIndexes in ChainIndexes: SegmentObjectId => ChainIndexRow;
+    key object => object_key(object), bytes => object_at(bytes, 0);
+    row index => segments::chain_index_message(index),
+        (_, message: pb::ChainIndex) => segments::chain_index(message);
 }

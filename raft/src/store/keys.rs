@@ -20,12 +20,13 @@
 /// | `streams` | stream id u128 | `Stream` |
 /// | `channel_streamlets` | channel u32, stream id u128 | `ChannelStreamlet`: open there |
 /// | `deleting_streams` | log index of the mark u64, stream id u128 | `DeletingStream` |
-/// | `segments` | stream id u128, last seq_num u64 | `Segment`: the first key from a seq_num on is the segment with it |
+/// | `segments` | stream id u128, last seq_num u64 | `Segment`: the first key from a seq_num on is the segment with it, or the index that has it |
 /// | `segment_objects` | object | `SegmentObject` |
 /// | `dead_objects` | log index of the death u64, object | `DeadObject`: its bytes are to be deleted |
 /// | `trimmed_streams` | stream id u128 | `TrimmedStream`: its first segment is wholly below its trim point |
+/// | `chain_indexes` | object | `ChainIndex`: a row of `segments` names it |
 ///
-/// An object is: channel u32, epoch u64, origin u8 (1 flush, 2 merge), seq u64, part u32.
+/// An object is: channel u32, epoch u64, origin u8 (1 flush, 2 merge, 3 index), seq u64, part u32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     System,
@@ -44,10 +45,11 @@ pub enum Family {
     SegmentObjects,
     DeadObjects,
     TrimmedStreams,
+    ChainIndexes,
 }
 
 impl Family {
-    pub const ALL: [Family; 16] = [
+    pub const ALL: [Family; 17] = [
         Family::System,
         Family::Zones,
         Family::Nodes,
@@ -64,6 +66,7 @@ impl Family {
         Family::SegmentObjects,
         Family::DeadObjects,
         Family::TrimmedStreams,
+        Family::ChainIndexes,
     ];
 
     /// The name under which the family is stored.
@@ -85,6 +88,7 @@ impl Family {
             Family::SegmentObjects => "segment_objects",
             Family::DeadObjects => "dead_objects",
             Family::TrimmedStreams => "trimmed_streams",
+            Family::ChainIndexes => "chain_indexes",
         }
     }
 }

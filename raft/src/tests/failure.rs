@@ -34,6 +34,7 @@ async fn a_corrupt_state_stops_the_member() {
             },
             flush_seq: FlushSeq(0),
             merge_seq: FlushSeq(0),
+            pack_seq: FlushSeq(0),
         };
         let empty = MemoryState::default();
         let mut txn = Txn::new(&empty);

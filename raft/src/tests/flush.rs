@@ -52,7 +52,8 @@ fn a_flush_moves_the_checkpoint_and_the_tails_of_its_streams() {
     let open = model.view().open_streamlets(CHANNEL).unwrap();
     assert_eq!(open[1].flushed, StreamPosition::new(3, 1003));
     model.ok(model.flush_of(&[(1, 4)]));
-    let segments = model.view().segments(StreamId(1), 0, 0).unwrap();
+    let links = model.view().chain(StreamId(1), 0, 0).unwrap();
+    let segments: Vec<_> = links.iter().filter_map(|link| link.segment()).collect();
     let of = |n: usize| {
         let segment = &segments[n];
         (
@@ -82,8 +83,8 @@ fn the_segments_from_a_record_on_begin_with_the_one_that_holds_it() {
         model.ok(model.flush_of(&[(1, 5), (2, 1)]));
     }
     let from = |seq, limit| {
-        let segments = model.view().segments(StreamId(1), seq, limit).unwrap();
-        segments.iter().map(|s| s.row.first_seq).collect::<Vec<_>>()
+        let links = model.view().chain(StreamId(1), seq, limit).unwrap();
+        links.iter().map(|link| link.first_seq()).collect::<Vec<_>>()
     };
     assert_eq!(from(0, 0), [0, 5, 10]);
     assert_eq!(from(4, 0), [0, 5, 10]);

@@ -28,7 +28,7 @@ proptest! {
         let mut model = Model::default();
         let mut answers = Vec::new();
         for command in commands {
-            let command = steer(&model.state, command);
+            let command = steer(&mut model, command);
             let answer = model.run(command);
             answers.push(Ok(Decided { answer, index: model.index }));
         }

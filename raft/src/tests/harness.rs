@@ -1,5 +1,7 @@
 //! A state in memory that commands are applied to, one log entry each.
 
+use std::collections::BTreeMap;
+
 use millrace_api::config::{BasinConfig, StorageClass, StreamConfig};
 use millrace_api::id::*;
 use millrace_api::name::{BasinName, StreamName};
@@ -8,7 +10,7 @@ use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 
 use crate::apply::{advance, apply};
 use crate::command::*;
-use crate::query::View;
+use crate::query::{ChainLink, PackedSegment, View};
 use crate::refused::Refused;
 use crate::state::memory::MemoryState;
 use crate::state::record::{Fencing, LogPosition, Slot, StreamRecord};
@@ -18,7 +20,11 @@ use crate::state::txn::Txn;
 pub struct Model {
     pub state: MemoryState,
     pub index: u64,
+    /// Chain indexes, as they were written before they were proposed.
+    pub written: Written,
 }
+
+pub type Written = BTreeMap<SegmentObjectId, Vec<PackedSegment>>;
 
 impl Model {
     /// The command's response; the log advances by one.
@@ -119,11 +125,18 @@ impl Model {
 
     /// Where the segments of a stream begin and end.
     pub fn segments(&self, id: u128) -> Vec<(u64, u64)> {
-        let segments = self.view().segments(StreamId(id), 0, 0).unwrap();
+        let links = self.view().chain(StreamId(id), 0, 0).unwrap();
+        let segments = links.iter().filter_map(ChainLink::segment);
         segments
-            .iter()
             .map(|segment| (segment.row.first_seq, segment.end_seq))
             .collect()
+    }
+
+    /// Where the indexes of a stream begin and end.
+    pub fn indexes(&self, id: u128) -> Vec<(u64, u64)> {
+        let links = self.view().chain(StreamId(id), 0, 0).unwrap();
+        let indexes = links.iter().filter(|link| link.segment().is_none());
+        indexes.map(|link| (link.first_seq(), link.end_seq())).collect()
     }
 
     /// Objects with their live runs and live bytes.

@@ -64,7 +64,8 @@ fn a_merge_takes_the_place_of_its_sources() {
     assert_eq!((answer.log_index, answer.replaced), (model.index, 5));
     assert_eq!(model.segments(1), [(0, 10), (10, 15)]);
     assert_eq!(model.segments(2), [(0, 15)]);
-    let segment = model.view().segments(StreamId(1), 7, 1).unwrap()[0];
+    let link = model.view().chain(StreamId(1), 7, 1).unwrap()[0];
+    let segment = link.segment().unwrap();
     assert_eq!((segment.row.object, segment.object_len), (merged_object(1), 1000));
     assert_eq!(
         (segment.row.first_timestamp, segment.row.last_timestamp),

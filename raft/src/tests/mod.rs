@@ -1,6 +1,7 @@
 //! Tests of the model and of the stores.
 
 mod basins;
+mod chain;
 mod channels;
 mod codecs;
 mod crash;

@@ -288,8 +288,8 @@ fn assign_with(n: u32) -> AssignChannel {
 }
 
 /// Makes most guesses at numbers that the state hands out right.
-pub fn steer(state: &dyn Read, mut command: Command) -> Command {
-    let view = View::new(state);
+pub fn steer(model: &mut Model, mut command: Command) -> Command {
+    let view = View::new(&model.state);
     let open = |stream| view.stream_by_id(stream).unwrap().and_then(|stream| stream.open);
     let channel = |channel| view.channel(channel).unwrap();
     match &mut command {
@@ -322,7 +322,7 @@ pub fn steer(state: &dyn Read, mut command: Command) -> Command {
         Command::ActivateChannel(c) if c.epoch.0 % 4 > 0 => {
             c.epoch = channel(c.channel).map_or(c.epoch, |channel| channel.epoch);
         }
-        other => random_segments::steer(view, other),
+        other => random_segments::steer(view, &mut model.written, other),
     }
     command
 }
@@ -340,7 +340,8 @@ pub fn all<T: Table>(state: &dyn Read) -> Rows<T> {
 }
 
 /// Checks the state by itself.
-fn check(state: &dyn Read) -> Seen {
+fn check(model: &Model) -> Seen {
+    let state: &dyn Read = &model.state;
     let streams: BTreeMap<StreamId, StreamRecord> = all::<Streams>(state).into_iter().collect();
     let names = all::<StreamNames>(state);
     assert_eq!(names.len(), streams.len(), "every stream has one name");
@@ -428,7 +429,7 @@ fn check(state: &dyn Read) -> Seen {
         .into_iter()
         .map(|channel| (channel.channel, channel))
         .collect();
-    let objects = random_segments::check(state, &streams);
+    let objects = random_segments::check(state, &model.written, &streams);
     Seen {
         streams,
         channels,
@@ -449,8 +450,16 @@ fn check_step(before: &Seen, after: &Seen) {
             assert!(old == new, "an owner is followed by none before another");
         }
         assert!(is.checkpoint >= was.checkpoint, "a checkpoint never moves back");
-        for (is, was) in [(is.flush_seq, was.flush_seq), (is.merge_seq, was.merge_seq)] {
-            assert!(is == was || is.0 == was.0 + 1, "flushes and merges are counted");
+        let counts = [
+            (is.flush_seq, was.flush_seq),
+            (is.merge_seq, was.merge_seq),
+            (is.pack_seq, was.pack_seq),
+        ];
+        for (is, was) in counts {
+            assert!(
+                is == was || is.0 == was.0 + 1,
+                "flushes, merges and indexes are counted"
+            );
         }
         for (epoch, state) in was.epochs.iter().filter(|(_, state)| state.seal.is_some()) {
             let now = is.epochs.iter().find(|(e, _)| e == epoch).map(|(_, state)| state);
@@ -492,10 +501,11 @@ proptest! {
     #[test]
     fn no_sequence_of_commands_breaks_an_invariant(commands in commands(120)) {
         let mut model = Model::default();
-        let mut before = check(&model.state);
+        let mut before = check(&model);
         for command in commands {
-            let _ = model.run(steer(&model.state, command));
-            let after = check(&model.state);
+            let command = steer(&mut model, command);
+            let _ = model.run(command);
+            let after = check(&model);
             check_step(&before, &after);
             before = after;
         }
@@ -509,12 +519,12 @@ fn random_commands_reach_deep_states() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut accepted: BTreeMap<&'static str, u32> = BTreeMap::new();
-    let (mut flushed, mut dropped, mut replaced) = (0, 0, 0);
+    let (mut flushed, mut dropped, mut replaced, mut packed, mut unpacked) = (0, 0, 0, 0, 0);
     for _ in 0..60 {
         let mut model = Model::default();
         for command in commands(120).new_tree(&mut runner).unwrap().current() {
             let name = command.name();
-            let command = steer(&model.state, command);
+            let command = steer(&mut model, command);
             let segments = all::<Segments>(&model.state).len();
             let answer = model.run(command);
             *accepted.entry(name).or_default() += u32::from(answer.is_ok());
@@ -522,17 +532,19 @@ fn random_commands_reach_deep_states() {
                 Ok(Response::Flushed(_)) => flushed += all::<Segments>(&model.state).len() - segments,
                 Ok(Response::SegmentsDropped(step)) => dropped += step.dropped,
                 Ok(Response::Merged(merged)) => replaced += merged.replaced,
+                Ok(Response::ChainPacked(step)) => packed += step.segments,
+                Ok(Response::ChainUnpacked(step)) => unpacked += step.segments,
                 _ => {}
             }
         }
     }
-    assert_eq!(accepted.len(), 27, "every command was tried: {accepted:?}");
+    assert_eq!(accepted.len(), 29, "every command was tried: {accepted:?}");
     assert!(
         accepted.values().all(|count| *count > 0),
         "every command was accepted: {accepted:?}"
     );
     assert!(
-        flushed > 100 && dropped > 20 && replaced > 20,
-        "{flushed} segments came, {dropped} went, {replaced} were merged"
+        flushed > 100 && dropped > 20 && replaced > 20 && packed > 20 && unpacked > 10,
+        "{flushed} segments came, {dropped} went, {replaced} were merged, {packed} packed, {unpacked} unpacked"
     );
 }

@@ -63,7 +63,7 @@ proptest! {
         let mut expected = Vec::new();
         let mut steered = Vec::new();
         for command in commands {
-            steered.push(steer(&model.state, command));
+            steered.push(steer(&mut model, command));
             expected.push(Some(model.run(steered[steered.len() - 1].clone())));
         }
         let entries = entries(&steered);

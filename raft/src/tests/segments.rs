@@ -14,7 +14,11 @@ fn drop_some(id: u128, limit: u32) -> DropSegments {
 }
 
 fn dropped(dropped: u32, done: bool) -> SegmentsDropped {
-    SegmentsDropped { dropped, done }
+    SegmentsDropped {
+        dropped,
+        done,
+        packed: false,
+    }
 }
 
 fn forget(seqs: &[u64]) -> ForgetObjects {

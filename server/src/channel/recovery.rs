@@ -608,6 +608,7 @@ mod tests {
             },
             flush_seq: FlushSeq(0),
             merge_seq: FlushSeq(0),
+            pack_seq: FlushSeq(0),
             gens: vec![ZoneGen(1)],
             epochs: Vec::new(),
         }

@@ -1,6 +1,6 @@
 //! Which objects of a channel are worth another.
 
-use millrace_api::segment::SegmentObjectId;
+use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use millrace_raft::command::FLUSH_STREAMS_MAX;
 use millrace_raft::query::SegmentObjectRecord;
 
@@ -22,7 +22,7 @@ const REWRITTEN_BYTES_MIN: u64 = 1 << 20;
 /// The objects to put together next, oldest first; `None` if none are worth it. Objects of one channel, in the order
 /// of their names.
 pub fn objects(all: &[SegmentObjectRecord]) -> Option<Vec<SegmentObjectId>> {
-    let alive: Vec<_> = all.iter().filter(|object| object.dead_at_ms.is_none()).collect();
+    let alive: Vec<_> = all.iter().filter(|object| may_be_taken(object)).collect();
     let mostly_dead = alive.iter().filter(|object| {
         object.len >= REWRITTEN_BYTES_MIN && object.live_bytes.saturating_mul(LIVE_PART_MIN) < object.len
     });
@@ -46,6 +46,11 @@ pub fn objects(all: &[SegmentObjectRecord]) -> Option<Vec<SegmentObjectId>> {
         let enough = if chosen.is_all_that_fits { 2 } else { MERGED_MIN };
         (chosen.objects.len() >= enough).then_some(chosen.objects)
     })
+}
+
+/// What is alive of it can be put into another: it is no index, and no index names it.
+fn may_be_taken(object: &SegmentObjectRecord) -> bool {
+    object.dead_at_ms.is_none() && object.packed_runs == 0 && object.object.origin != SegmentOrigin::Index
 }
 
 struct Chosen {
@@ -74,10 +79,8 @@ fn within_bounds<'a>(objects: impl Iterator<Item = &'a SegmentObjectRecord>) -> 
 
 #[cfg(test)]
 mod tests {
-    use millrace_api::id::{ChannelId, Epoch, FlushSeq};
-    use millrace_api::segment::SegmentOrigin;
-
     use super::*;
+    use millrace_api::id::{ChannelId, Epoch, FlushSeq};
 
     fn object(seq: u64, len: u64, live_bytes: u64) -> SegmentObjectRecord {
         SegmentObjectRecord {
@@ -91,6 +94,8 @@ mod tests {
             len,
             live_runs: 1,
             live_bytes,
+            packed_runs: 0,
+            packed_bytes: 0,
             committed_at_ms: seq,
             dead_at_ms: None,
         }
@@ -111,6 +116,12 @@ mod tests {
         assert_eq!(chosen(&all), [1, 2, 3, 4, 5, 6, 7, 9]);
         all[2].dead_at_ms = Some(1);
         assert_eq!(chosen(&all), [] as [u64; 0], "a dead one does not count");
+        all[2].dead_at_ms = None;
+        all[3].packed_runs = 1;
+        assert_eq!(chosen(&all), [] as [u64; 0], "nor one that an index names");
+        all[3].packed_runs = 0;
+        all[4].object.origin = SegmentOrigin::Index;
+        assert_eq!(chosen(&all), [] as [u64; 0], "nor an index");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use millrace_api::config::RetentionPolicy;
 use millrace_api::id::StreamId;
 use millrace_api::segment::SegmentObjectId;
-use millrace_raft::query::SegmentRecord;
+use millrace_raft::query::{ChainLink, SegmentRecord};
 use millrace_wal::segment::{Run, SegmentFooter, SegmentSuffix};
 use millrace_wal::{FormatError, Frame, ReadRange};
 
@@ -122,10 +122,10 @@ impl Merger {
 
     /// The segment that the run is, if metadata still name it.
     fn named(&self, object: SegmentObjectId, run: &Run) -> Result<Option<SegmentRecord>, MergeError> {
-        let found = self.meta.state().segments(run.stream, run.first_seq, 1);
+        let found = self.meta.state().chain(run.stream, run.first_seq, 1);
         let found = found.map_err(|error| MergeError::Meta(error.into()))?;
         let is_run = |it: &SegmentRecord| it.row.object == object && it.row.offset == run.offset;
-        Ok(found.into_iter().find(is_run))
+        Ok(found.iter().filter_map(ChainLink::segment).copied().find(is_run))
     }
 
     async fn footer(&self, object: SegmentObjectId) -> Result<SegmentFooter, MergeError> {

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
-use millrace_api::position::SeqNum;
+use millrace_api::position::{SeqNum, Timestamp};
 use millrace_wal::segment::SEGMENT_OBJECT_LEN_MAX;
 use millrace_wal::{FormatError, RunIndex, RunIndexEntry};
 
-use super::{RELOADS_MAX, ReadError, SegmentRange, SegmentRef};
+use super::{ReadError, SegmentRange, SegmentRef, checked};
 use crate::cache::{PAGE_BYTES, PageCache};
 use crate::channel::message::Seek;
 
@@ -60,6 +60,8 @@ pub(super) struct Plan {
     current: Option<Current>,
     /// Nothing was planned yet.
     fresh: bool,
+    /// Where to begin has to be found by time first.
+    by_time: Option<Timestamp>,
 }
 
 /// What is left of a run.
@@ -71,9 +73,9 @@ struct Current {
 
 impl Plan {
     pub(super) fn new(range: SegmentRange, cache: Arc<PageCache>) -> Self {
-        let next_seq = match range.seek {
-            Seek::SeqNum(seq_num) => seq_num.max(range.floor),
-            Seek::Timestamp(_) => range.floor,
+        let (next_seq, by_time) = match range.seek {
+            Seek::SeqNum(seq_num) => (seq_num.max(range.floor), None),
+            Seek::Timestamp(timestamp) => (range.floor, Some(timestamp)),
         };
         Self {
             range,
@@ -82,6 +84,7 @@ impl Plan {
             known: VecDeque::new(),
             current: None,
             fresh: true,
+            by_time,
         }
     }
 
@@ -100,6 +103,7 @@ impl Plan {
                 at: offset,
                 begins: Some(begins),
             }),
+            by_time: None,
             ..Self::new(range, cache)
         }
     }
@@ -115,6 +119,14 @@ impl Plan {
             }
             if self.next_seq >= self.range.end {
                 return Ok(None);
+            }
+            if let Some(timestamp) = self.by_time.take() {
+                let source = &self.range.source;
+                match source.seek(self.range.stream, self.next_seq, timestamp).await? {
+                    Some(begin) => self.next_seq = begin.max(self.next_seq),
+                    None => return Ok(None),
+                }
+                continue;
             }
             let segment = self.segment().await?;
             if !matches!(self.range.seek, Seek::Timestamp(timestamp) if segment.last_timestamp < timestamp) {
@@ -210,30 +222,11 @@ impl Plan {
         }
     }
 
-    /// The run's index, fetched again when it fails its check.
     async fn index(&self, segment: &SegmentRef) -> Result<RunIndex, ReadError> {
         let start = segment.index_offset();
-        let end = start + u64::from(segment.index_len);
-        let pages = (start / PAGE_BYTES) as u32..end.div_ceil(PAGE_BYTES) as u32;
-        let mut reloads = 0;
-        loop {
-            let found = self
-                .cache
-                .pages(segment.object, segment.object_len, pages.clone())
-                .await?;
-            let error = match RunIndex::decode(&joined(&found, pages.start, start..end)) {
-                Ok(index) => return Ok(index),
-                Err(error) => error,
-            };
-            tracing::warn!(object = %segment.object, offset = start, %error, "a run index fails its check");
-            for (page, seen) in pages.clone().zip(&found) {
-                self.cache.forget(segment.object, page, seen).await;
-            }
-            if reloads == RELOADS_MAX {
-                return Err(corrupt(segment, start, &error));
-            }
-            reloads += 1;
-        }
+        let range = start..start + u64::from(segment.index_len);
+        let object = (segment.object, segment.object_len);
+        checked::read(&self.cache, object, range, RunIndex::decode).await
     }
 }
 
@@ -243,15 +236,6 @@ fn corrupt(segment: &SegmentRef, offset: u64, why: &dyn std::fmt::Display) -> Re
         offset,
         why: why.to_string(),
     }
-}
-
-/// The bytes at `range` of an object, of which `pages` are adjacent pages, the first of them number `first`.
-fn joined(pages: &[Bytes], first: u32, range: Range<u64>) -> Bytes {
-    let mut bytes = BytesMut::new();
-    for (number, page) in (u64::from(first)..).zip(pages) {
-        bytes.extend_from_slice(&part_of(page, number, &range));
-    }
-    bytes.freeze()
 }
 
 /// What of `range` of an object is in its page `number`. Shares the page's memory.

@@ -59,12 +59,25 @@ impl SegmentSource for Source {
         stream: StreamId,
         from_seq: SeqNum,
         limit: usize,
-    ) -> Result<Vec<SegmentRef>, MetaError> {
+    ) -> Result<Vec<SegmentRef>, ReadError> {
         assert_eq!(stream, OURS);
         let segments = self.segments.lock().unwrap();
         let from = segments.values().filter(|segment| segment.end_seq > from_seq);
         // Fewer than asked for, so that it is asked again.
         Ok(from.take(limit.min(3)).cloned().collect())
+    }
+
+    async fn seek(
+        &self,
+        stream: StreamId,
+        from_seq: SeqNum,
+        timestamp: Timestamp,
+    ) -> Result<Option<SeqNum>, ReadError> {
+        assert_eq!(stream, OURS);
+        let segments = self.segments.lock().unwrap();
+        let mut from = segments.values().filter(|segment| segment.end_seq > from_seq);
+        let sought = from.find(|segment| segment.last_timestamp >= timestamp);
+        Ok(sought.map(|segment| segment.first_seq.max(from_seq)))
     }
 }
 

@@ -20,11 +20,14 @@ use millrace_wal::{
 };
 
 use super::cell::Cell;
+use crate::cache::{PageCache, PageCacheOptions};
+use crate::chain::Chains;
+use crate::env::Env;
 use crate::wals::Wals;
 
 pub const CHANNEL: ChannelId = ChannelId(4);
 pub const NODE: NodeId = NodeId(1);
-const STREAM: StreamId = StreamId(0xabc);
+pub const STREAM: StreamId = StreamId(0xabc);
 const GEN: ZoneGen = ZoneGen(9);
 const LIFE: Incarnation = Incarnation(1);
 
@@ -227,6 +230,29 @@ impl Fixture {
             now_ms: 2,
         };
         assert!(self.cell.meta.propose(drop).await.unwrap().done);
+        id
+    }
+
+    pub fn chains(&self) -> Chains {
+        Chains {
+            env: Env::system(),
+            meta: self.cell.meta.clone(),
+            store: self.store.clone(),
+            cache: PageCache::new(self.store.clone(), &PageCacheOptions::default()),
+        }
+    }
+
+    /// Puts so many of the stream's segments from this record on into an index.
+    pub async fn pack(&self, first_seq: u64, count: usize) -> SegmentObjectId {
+        let id = self.name(SegmentOrigin::Index, self.channel().pack_seq.0 + 1);
+        let segments = self.cell.meta.state().packable(STREAM, first_seq, count).unwrap();
+        let name = (id.channel, id.epoch, id.seq);
+        let packed = self
+            .chains()
+            .pack(name, id.part, STREAM, &segments)
+            .await
+            .unwrap();
+        assert_eq!(packed as usize, count);
         id
     }
 

@@ -1,4 +1,4 @@
-//! Tells what is in a stored object: a chunk or seal of the WAL, a segment object, or a store's marker.
+//! Tells what is in a stored object: a chunk or seal of the WAL, a segment object, a chain index, or a store's marker.
 //!
 //! Reads as far as it can: an object that is damaged is told about up to where it is, and behind it where its footer
 //! says what is there.
@@ -8,7 +8,7 @@ use millrace_wal::format::{
     CHUNK_HEADER_LEN, ChunkKind, Footer, FooterSuffix, FrameKind, decode_chunk, decode_header,
 };
 use millrace_wal::segment::{
-    Run, RunIndex, SEGMENT_HEADER_LEN, SegmentFooter, SegmentSuffix, decode_segment_header,
+    ChainIndex, Run, RunIndex, SEGMENT_HEADER_LEN, SegmentFooter, SegmentSuffix, decode_segment_header,
 };
 use millrace_wal::{FormatError, Frame, FrameHeader, Marker, verify_object};
 use serde::{Serialize, Serializer};
@@ -16,12 +16,13 @@ use serde_json::Value;
 
 const CHUNK_MAGIC: &[u8] = b"MRWCHUNK";
 const SEGMENT_MAGIC: &[u8] = b"MRWSEGMT";
+const CHAIN_MAGIC: &[u8] = b"MRWCHAIN";
 const MARKER_MAGIC: &[u8] = b"MRZONE\0\0";
 
 /// What an object says of itself.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
-    /// `chunk`, `adopted chunk`, `seal`, `segment object`, `zone marker`, or `unknown`.
+    /// `chunk`, `adopted chunk`, `seal`, `segment object`, `chain index`, `zone marker`, or `unknown`.
     pub kind: &'static str,
     pub bytes: u64,
     /// What its header says, or its footer where the header cannot be read.
@@ -33,10 +34,14 @@ pub struct Inspection {
     pub fault: Option<String>,
 }
 
-/// A frame, or a run of frames and their index.
+/// A frame, a run of frames and their index, or what an index says of a segment: then `offset` and `bytes` are in the
+/// object that it names.
 #[derive(Debug, Serialize)]
 pub struct Part {
     pub what: &'static str,
+    /// Where it is, if not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
     /// From the start of the object.
     pub offset: u64,
     pub bytes: u64,
@@ -66,6 +71,8 @@ impl Inspection {
             chunk(bytes)
         } else if bytes.starts_with(SEGMENT_MAGIC) {
             segment_object(bytes, frames)
+        } else if bytes.starts_with(CHAIN_MAGIC) {
+            chain_index(bytes)
         } else if bytes.starts_with(MARKER_MAGIC) {
             marker(bytes)
         } else if let Ok(FooterSuffix::Whole(_)) = Footer::decode(bytes) {
@@ -189,11 +196,48 @@ fn segment_object(bytes: &Bytes, frames: bool) -> Inspection {
     seen
 }
 
+/// Nothing is told of one that fails its check: no part of it can be trusted by itself.
+fn chain_index(bytes: &Bytes) -> Inspection {
+    let index = match ChainIndex::decode(bytes) {
+        Ok(index) => index,
+        Err(error) => return Inspection::new("chain index", bytes, Some(error.to_string())),
+    };
+    let mut seen = Inspection::new("chain index", bytes, None);
+    seen.say("key", index.id.to_string());
+    seen.say("channel", index.id.channel.0);
+    seen.say("epoch", index.id.epoch.0);
+    seen.say("number", index.id.seq.0);
+    seen.say("part", index.id.part);
+    seen.say("stream", index.stream.to_string());
+    seen.say("segments", index.entries.len());
+    let parts = index.entries.iter().map(|entry| Part {
+        what: match entry.alone {
+            true => "segment, alone in its object",
+            false => "segment",
+        },
+        object: Some(entry.object.to_string()),
+        offset: entry.offset,
+        bytes: entry.frames_len.saturating_add(entry.index_len.into()),
+        records: Some(Records {
+            stream: index.stream.to_string(),
+            first_seq: entry.first_seq,
+            end_seq: entry.end_seq,
+            first_timestamp: entry.first_timestamp,
+            last_timestamp: entry.last_timestamp,
+            metered_bytes: entry.metered_bytes,
+        }),
+        fault: None,
+    });
+    seen.parts = parts.collect();
+    seen
+}
+
 fn run_part(bytes: &Bytes, run: &Run, frames: &[Part]) -> Part {
     let index = slice(bytes, run.index_offset(), run.end()).and_then(|index| RunIndex::decode(&index));
     let bad_frame = frames.iter().find_map(|frame| frame.fault.clone());
     Part {
         what: "run",
+        object: None,
         offset: run.offset,
         bytes: run.end() - run.offset,
         records: Some(Records {
@@ -238,6 +282,7 @@ fn frame_at(bytes: &Bytes, offset: u64, header: &FrameHeader) -> Part {
             FrameKind::Records => "records",
             FrameKind::Open => "open",
         },
+        object: None,
         offset,
         bytes: header.frame_len(),
         records: Some(Records {
@@ -256,6 +301,7 @@ impl Part {
     fn unreadable(offset: u64, end: u64, error: &FormatError) -> Self {
         Self {
             what: "unreadable",
+            object: None,
             offset,
             bytes: end - offset,
             records: None,
@@ -281,6 +327,7 @@ mod tests {
     const ADOPTED: &[u8] = include_bytes!("../../../wal/testdata/v1/adopted.bin");
     const SEAL: &[u8] = include_bytes!("../../../wal/testdata/v1/seal.bin");
     const SEGMENT: &[u8] = include_bytes!("../../../wal/testdata/v1/segment.bin");
+    const CHAIN: &[u8] = include_bytes!("../../../wal/testdata/v1/chain.bin");
 
     fn inspect(bytes: &[u8]) -> Inspection {
         Inspection::of(&Bytes::copy_from_slice(bytes), true)
@@ -293,6 +340,7 @@ mod tests {
             (ADOPTED, "adopted chunk"),
             (SEAL, "seal"),
             (SEGMENT, "segment object"),
+            (CHAIN, "chain index"),
         ];
         for (bytes, kind) in kinds {
             let seen = inspect(bytes);
@@ -322,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_flipped_bit_is_told_of_wherever_it_is() {
-        for bytes in [CHUNK, ADOPTED, SEAL, SEGMENT] {
+        for bytes in [CHUNK, ADOPTED, SEAL, SEGMENT, CHAIN] {
             for at in 0..bytes.len() {
                 let mut bad = bytes.to_vec();
                 bad[at] ^= 0x04;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::disk::Disk;
 use crate::cache::zone::Neighbourhood;
 use crate::cache::{PageCache, PageCacheOptions};
+use crate::chain::Chains;
 use crate::channels::Channels;
 use crate::chunk_reader::ChunkReader;
 use crate::config::{ExpressConfig, ExpressZone, NodeConfig};
@@ -36,6 +37,7 @@ use crate::tasks::deletion::Deletion;
 use crate::tasks::housekeeping::Housekeeping;
 use crate::tasks::merge::Merges;
 use crate::tasks::objects::DeadObjects;
+use crate::tasks::pack::Packing;
 use crate::tasks::sweep::Sweeps;
 use crate::wals::{RecordedGens, Wals};
 use crate::zone_disk::serve::ZoneService;
@@ -170,10 +172,17 @@ impl Storage {
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
     ) {
+        let chains = Chains {
+            env: env.clone(),
+            meta: meta.clone(),
+            store: self.store.clone(),
+            cache: self.cache.clone(),
+        };
         let deletion = Deletion {
             node,
             env: env.clone(),
             meta: meta.clone(),
+            chains: chains.clone(),
             channels: channels.clone(),
             grace: config.deletion_grace,
         };
@@ -188,6 +197,7 @@ impl Storage {
             node,
             env: env.clone(),
             meta: meta.clone(),
+            chains: chains.clone(),
             interval: config.housekeeping_interval,
         };
         let sweeps = Sweeps {
@@ -198,6 +208,9 @@ impl Storage {
                 .max(config.reader_grace)
                 .max(SWEEP_INTERVAL_MIN),
         };
+        let interval = config.housekeeping_interval;
+        let packing = Packing::new(node, channels.clone(), chains, config.chain_rows, interval);
+        tasks.spawn(packing.run(stop.clone()));
         let merger = Merger {
             env: env.clone(),
             meta: meta.clone(),
@@ -207,7 +220,7 @@ impl Storage {
             },
             cache: self.cache,
         };
-        tasks.spawn(Merges::new(channels.clone(), merger, config.housekeeping_interval).run(stop.clone()));
+        tasks.spawn(Merges::new(channels.clone(), merger, interval).run(stop.clone()));
         if let Some((zones, mirror)) = self.express.clone().zip(self.mirror) {
             let repair = SegmentRepair {
                 node,

@@ -15,9 +15,10 @@ use millrace_raft::group::Meta;
 use millrace_raft::query::StreamRecord;
 use tokio_util::sync::CancellationToken;
 
-use super::housekeeping::drop_segments;
+use super::housekeeping::tolerate_unread;
 use super::share::Share;
 use super::{rounds, tolerate_refusal};
+use crate::chain::Chains;
 use crate::channels::Channels;
 use crate::env::Env;
 
@@ -36,6 +37,7 @@ pub struct Deletion {
     pub node: NodeId,
     pub env: Env,
     pub meta: Meta,
+    pub chains: Chains,
     pub channels: Channels,
     /// How long the name of a deleted stream stays taken.
     pub grace: Duration,
@@ -120,8 +122,8 @@ impl Deletion {
             return Ok(());
         }
         // Nobody adds segments to a stream that is closed and marked.
-        let has_segments = !self.meta.state().segments(stream.id, 0, 1)?.is_empty();
-        if !has_segments || drop_segments(&self.meta, &self.env, stream.id).await? {
+        let has_segments = !self.meta.state().chain(stream.id, 0, 1)?.is_empty();
+        if !has_segments || tolerate_unread(stream.id, self.chains.drop_segments(stream.id).await)? {
             tolerate_refusal(self.meta.propose(PurgeStream { stream: stream.id }).await)?;
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millrace_api::config::RetentionPolicy;
 use millrace_api::id::{NodeId, StreamId};
-use millrace_raft::command::{DROP_LIMIT_MAX, DeleteEmptyStream, DropSegments, ExpireSegments};
+use millrace_raft::command::DeleteEmptyStream;
 use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
 use millrace_raft::query::StreamRecord;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::share::Share;
 use super::{rounds, tolerate_refusal};
+use crate::chain::{ChainError, Chains};
 use crate::env::Env;
 
 /// How often streams are looked for whose trim point has moved.
@@ -26,6 +27,7 @@ pub struct Housekeeping {
     pub node: NodeId,
     pub env: Env,
     pub meta: Meta,
+    pub chains: Chains,
     /// Between walks over all streams.
     pub interval: Duration,
 }
@@ -53,7 +55,7 @@ impl Housekeeping {
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(*last);
             for stream in page.into_iter().filter(|stream| share.has_stream(*stream)) {
-                drop_segments(&self.meta, &self.env, stream).await?;
+                tolerate_unread(stream, self.chains.drop_segments(stream).await)?;
             }
         }
     }
@@ -105,38 +107,22 @@ impl Housekeeping {
 
     /// Lets go of what was appended before the horizon.
     async fn expire(&self, stream: StreamId, horizon_ms: u64) -> Result<(), MetaError> {
-        loop {
-            let oldest = self.meta.state().segments(stream, 0, 1)?;
-            let is_due = |appended_before_ms: u64| appended_before_ms <= horizon_ms;
-            if !oldest.first().is_some_and(|it| is_due(it.row.appended_before_ms)) {
-                return Ok(());
-            }
-            let command = ExpireSegments {
-                stream,
-                appended_before_ms: horizon_ms,
-                limit: DROP_LIMIT_MAX,
-                now_ms: self.env.now_ms(),
-            };
-            match tolerate_refusal(self.meta.propose(command).await)? {
-                Some(step) if !step.done => {}
-                _ => return Ok(()),
-            }
+        let oldest = self.meta.state().chain(stream, 0, 1)?.into_iter().next();
+        if oldest.is_some_and(|link| link.first_appended_before_ms() <= horizon_ms) {
+            tolerate_unread(stream, self.chains.expire(stream, horizon_ms).await)?;
         }
+        Ok(())
     }
 }
 
-/// Drops, step by step, what nobody may read any more of the stream; whether all of it is gone.
-pub async fn drop_segments(meta: &Meta, env: &Env, stream: StreamId) -> Result<bool, MetaError> {
-    loop {
-        let command = DropSegments {
-            stream,
-            limit: DROP_LIMIT_MAX,
-            now_ms: env.now_ms(),
-        };
-        match tolerate_refusal(meta.propose(command).await)? {
-            Some(step) if step.done => return Ok(true),
-            Some(_) => {}
-            None => return Ok(false),
+/// A chain whose index cannot be read holds up itself, and no other; whether it went.
+pub fn tolerate_unread(stream: StreamId, done: Result<bool, ChainError>) -> Result<bool, MetaError> {
+    match done {
+        Ok(done) => Ok(done),
+        Err(ChainError::Meta(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%stream, %error, "segments that nobody may read are not dropped at the moment");
+            Ok(false)
         }
     }
 }

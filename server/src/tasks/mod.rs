@@ -5,6 +5,7 @@ pub mod deletion;
 pub mod housekeeping;
 pub mod merge;
 pub mod objects;
+pub mod pack;
 pub mod share;
 pub mod sweep;
 

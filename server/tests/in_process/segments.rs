@@ -31,7 +31,7 @@ pub fn hasty(settings: &mut Settings) {
 }
 
 /// All files below a directory of the store.
-fn files(dir: &Path, under: &str) -> Vec<PathBuf> {
+pub fn files(dir: &Path, under: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![dir.join("store").join(under)];
     while let Some(dir) = open.pop() {
@@ -45,7 +45,7 @@ fn files(dir: &Path, under: &str) -> Vec<PathBuf> {
     found
 }
 
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
@@ -54,7 +54,7 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// Everything from `start` on, with its sequence numbers.
-async fn read(node: &Running, name: &StreamName, start: ReadStart) -> Vec<(u64, Vec<u8>)> {
+pub async fn read(node: &Running, name: &StreamName, start: ReadStart) -> Vec<(u64, Vec<u8>)> {
     let mut records = Vec::new();
     let mut start = start;
     loop {
@@ -85,12 +85,12 @@ pub async fn read_all(node: &Running, name: &StreamName) -> Vec<(u64, Vec<u8>)> 
     read(node, name, ReadStart::SeqNum(0)).await
 }
 
-async fn tail(node: &Running, name: &StreamName) -> u64 {
+pub async fn tail(node: &Running, name: &StreamName) -> u64 {
     let tail = node.frontend.check_tail(&node.basin, name).await;
     tail.expect("a tail").seq_num
 }
 
-async fn trim(node: &Running, name: &StreamName, point: u64) {
+pub async fn trim(node: &Running, name: &StreamName, point: u64) {
     let header = proto::Header {
         name: "".into(),
         value: "trim".into(),

@@ -58,6 +58,8 @@ pub(super) fn encode_copy(id: &SegmentObjectId) -> [u8; HEADER_COPY_LEN] {
     out[10] = match id.origin {
         SegmentOrigin::Flush => 1,
         SegmentOrigin::Merge => 2,
+        // It holds no records and begins with another magic.
+        SegmentOrigin::Index => unreachable!("an index is no segment object"),
     };
     put(&mut out, 12, id.channel.0.to_le_bytes());
     put(&mut out, 16, id.epoch.0.to_le_bytes());

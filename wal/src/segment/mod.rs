@@ -12,11 +12,14 @@
 //! those of the WAL, with small ones [joined](SegmentObjectBuilder) and without the numbers that say which session
 //! wrote them. The run index says where to begin; the footer tells all runs of an object that nothing else describes.
 //!
+//! Where the segments of a long stream are stands in objects of another form: [`ChainIndex`].
+//!
 //! Every byte is covered by one CRC32C: of the header, of a frame's header, of its body, of a run index, or of the
 //! footer. Integers are little-endian, ids of 128 bits big-endian. Versions, kinds and flag bits are never given a
 //! second meaning.
 
 mod build;
+mod chain;
 mod footer;
 mod header;
 mod index;
@@ -28,6 +31,7 @@ mod verify;
 mod tests;
 
 pub use build::{SegmentObject, SegmentObjectBuilder};
+pub use chain::{CHAIN_ENTRIES_MAX, ChainEntry, ChainIndex};
 pub use footer::{SegmentFooter, SegmentSuffix};
 pub use header::{SEGMENT_HEADER_LEN, decode as decode_segment_header};
 pub use index::{RunIndex, RunIndexEntry};

@@ -1,4 +1,4 @@
-//! Segments tile a stream from its trim point on up to what is flushed, each in an object that is there (I4, I8, as far
+//! Segments, and the indexes that stand for many of them, tile a stream from its trim point on up to what is flushed, each in an object that is there (I4, I8, as far
 //! as metadata says).
 
 use anyhow::ensure;
@@ -14,16 +14,16 @@ pub fn check(view: &View<'_>) -> anyhow::Result<()> {
                 continue;
             };
             let name = format!("{} ({})", stream.name, stream.id);
-            let segments = view.segments(stream.id, 0, ITEMS_MAX)?;
+            let links = view.chain(stream.id, 0, ITEMS_MAX)?;
             let mut end = None;
-            for segment in &segments {
-                let (first, object) = (segment.row.first_seq, segment.row.object);
+            for link in &links {
+                let (first, object) = (link.first_seq(), link.object());
                 ensure!(
                     first <= end.unwrap_or(stream.trim) && end.is_none_or(|end| end == first),
                     "I4: stream {name} has a segment from {first}, where {end:?} ends what is kept from {}",
                     stream.trim
                 );
-                end = Some(segment.end_seq);
+                end = Some(link.end_seq());
                 let row = view.segment_object(object)?;
                 ensure!(
                     row.is_some_and(|row| row.dead_at_ms.is_none()),
@@ -31,7 +31,7 @@ pub fn check(view: &View<'_>) -> anyhow::Result<()> {
                 );
             }
             let (end, tail) = (end.unwrap_or(stream.trim), stream.tail.seq_num);
-            let is_whole = segments.len() == ITEMS_MAX || end == tail;
+            let is_whole = links.len() == ITEMS_MAX || end == tail;
             ensure!(
                 is_whole,
                 "I4: the segments of stream {name} end at {end}, and {tail} is flushed"

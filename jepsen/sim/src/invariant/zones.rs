@@ -120,6 +120,7 @@ mod tests {
             },
             flush_seq: FlushSeq(1),
             merge_seq: FlushSeq(0),
+            pack_seq: FlushSeq(0),
             gens: Vec::new(),
             epochs: vec![(Epoch(1), ended)],
         }

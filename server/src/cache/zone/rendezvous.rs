@@ -43,6 +43,7 @@ impl Block {
         let origin = match origin {
             SegmentOrigin::Flush => 0,
             SegmentOrigin::Merge => 1,
+            SegmentOrigin::Index => 2,
         };
         let parts = [
             u64::from(channel.0),

@@ -7,17 +7,19 @@ use async_trait::async_trait;
 use futures::future::TryFutureExt;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use millrace_api::id::StreamId;
-use millrace_api::position::SeqNum;
+use millrace_api::position::{SeqNum, Timestamp};
 use millrace_raft::error::MetaError;
 use millrace_raft::group::Meta;
-use millrace_raft::query::SegmentRecord;
+use millrace_raft::query::{ChainLink, SegmentRecord, SegmentRow};
 use millrace_wal::Frame;
+use millrace_wal::segment::ChainEntry;
 use tokio::time::timeout;
 
 use super::Frontend;
+use crate::chain::packed;
 use crate::channel::message::Seek;
 use crate::chunk_reader::{self, ChunkRange};
-use crate::segment_reader::{self, SegmentRange, SegmentRef, SegmentSource};
+use crate::segment_reader::{self, ReadError, SegmentRange, SegmentReader, SegmentRef, SegmentSource};
 
 /// How long this node's state may take to hear of a flush that a channel's owner knows of.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,7 +72,10 @@ impl Frontend {
                 seek,
                 floor: floor.max(kept_from),
                 end,
-                source: Arc::new(Segments(meta)),
+                source: Arc::new(Segments {
+                    meta,
+                    reader: reader.clone(),
+                }),
             };
             Ok(reader.frames(range).map_err(Unread::from))
         };
@@ -106,8 +111,11 @@ async fn kept_from(meta: &Meta, stream: StreamId, known_at: u64) -> Result<SeqNu
     record.map(|record| record.trim).ok_or(Unread::Moved)
 }
 
-/// Segments that metadata name.
-struct Segments(Meta);
+/// Segments that metadata name, or an index that they name.
+struct Segments {
+    meta: Meta,
+    reader: Arc<SegmentReader>,
+}
 
 #[async_trait]
 impl SegmentSource for Segments {
@@ -116,19 +124,56 @@ impl SegmentSource for Segments {
         stream: StreamId,
         from_seq: SeqNum,
         limit: usize,
-    ) -> Result<Vec<SegmentRef>, MetaError> {
-        let segments = self.0.state().segments(stream, from_seq, limit)?;
-        Ok(segments.into_iter().map(segment_ref).collect())
+    ) -> Result<Vec<SegmentRef>, ReadError> {
+        let links = self.meta.state().chain(stream, from_seq, limit);
+        let links = links.map_err(MetaError::from)?;
+        if let Some(ChainLink::Index(record)) = links.first() {
+            let index = self.reader.chain_index(record).await?;
+            let behind = index.entries.partition_point(|entry| entry.end_seq <= from_seq);
+            let wanted = index.entries[behind..].iter().take(limit);
+            let entry = |entry: &ChainEntry| segment_ref(entry.end_seq, &packed(entry).row, entry.object_len);
+            return Ok(wanted.map(entry).collect());
+        }
+        // What is in an index is asked for by itself.
+        let segments = links.iter().map_while(ChainLink::segment);
+        Ok(segments.map(named).collect())
+    }
+
+    async fn seek(
+        &self,
+        stream: StreamId,
+        from_seq: SeqNum,
+        timestamp: Timestamp,
+    ) -> Result<Option<SeqNum>, ReadError> {
+        let link = self.meta.state().chain_at_time(stream, from_seq, timestamp);
+        let begin = match link.map_err(MetaError::from)? {
+            None => return Ok(None),
+            Some(ChainLink::Segment(segment)) => segment.row.first_seq,
+            Some(ChainLink::Index(record)) => {
+                let index = self.reader.chain_index(&record).await?;
+                let before = |entry: &ChainEntry| entry.last_timestamp < timestamp;
+                let at = index.entries.partition_point(before);
+                index
+                    .entries
+                    .get(at)
+                    .map_or(record.row.first_seq, |entry| entry.first_seq)
+            }
+        };
+        Ok(Some(begin.max(from_seq)))
     }
 }
 
-fn segment_ref(segment: SegmentRecord) -> SegmentRef {
+fn named(segment: &SegmentRecord) -> SegmentRef {
     let SegmentRecord {
         end_seq,
         row,
         object_len,
         ..
-    } = segment;
+    } = *segment;
+    segment_ref(end_seq, &row, object_len)
+}
+
+fn segment_ref(end_seq: SeqNum, row: &SegmentRow, object_len: u64) -> SegmentRef {
     SegmentRef {
         object: row.object,
         object_len,

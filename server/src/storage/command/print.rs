@@ -144,7 +144,7 @@ fn part(part: &Part) -> Vec<String> {
     vec![
         part.offset.to_string(),
         part.bytes.to_string(),
-        part.what.to_owned(),
+        part.object.clone().unwrap_or_else(|| part.what.to_owned()),
         stream,
         records,
         timestamps,

@@ -26,7 +26,7 @@ pub enum Remark {
 pub enum Orphan {
     /// Only the owner in that epoch could have named it, and its epoch is over.
     EpochOver,
-    /// The flush or merge of that number was committed without it.
+    /// The flush, merge or index of that number was committed without it.
     NumberTaken,
     /// A chunk before the channel's checkpoint: what of it was valid is in segments, and every recovery begins behind
     /// it.
@@ -49,6 +49,8 @@ pub enum ByKey {
     Said(Option<Remark>),
     /// A chunk of an earlier epoch: an orphan unless its header says that it is a seal.
     UnlessSeal(ChunkId),
+    /// A segment object: an orphan unless an index names it.
+    UnlessPacked(SegmentObjectId, Orphan),
 }
 
 /// Judges keys by one state.
@@ -65,29 +67,30 @@ impl<'a> Judge<'a> {
         }
     }
 
-    pub fn segment_object(&mut self, key: &str) -> Result<Option<Remark>, StoreError> {
+    pub fn segment_object(&mut self, key: &str) -> Result<ByKey, StoreError> {
         let Ok(id) = key.parse::<SegmentObjectId>() else {
-            return Ok(Some(Remark::Unknown(Unknown::NotAName)));
+            return Ok(ByKey::Said(Some(Remark::Unknown(Unknown::NotAName))));
         };
         // Dead ones too: they are deleted by the task that forgets them afterwards.
         if self.view.segment_object(id)?.is_some() {
-            return Ok(None);
+            return Ok(ByKey::Said(None));
         }
         let Some(channel) = self.channel(id.channel)? else {
-            return Ok(Some(Remark::Unknown(Unknown::NoChannel)));
+            return Ok(ByKey::Said(Some(Remark::Unknown(Unknown::NoChannel))));
         };
         let counted = match id.origin {
             SegmentOrigin::Flush => channel.flush_seq,
             SegmentOrigin::Merge => channel.merge_seq,
+            SegmentOrigin::Index => channel.pack_seq,
         };
         Ok(if id.epoch > channel.epoch {
-            Some(Remark::Unknown(Unknown::EpochAhead))
+            ByKey::Said(Some(Remark::Unknown(Unknown::EpochAhead)))
         } else if id.epoch < channel.epoch {
-            Some(Remark::Orphan(Orphan::EpochOver))
+            ByKey::UnlessPacked(id, Orphan::EpochOver)
         } else if id.seq <= counted {
-            Some(Remark::Orphan(Orphan::NumberTaken))
+            ByKey::UnlessPacked(id, Orphan::NumberTaken)
         } else {
-            None
+            ByKey::Said(None)
         })
     }
 

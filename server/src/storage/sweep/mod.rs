@@ -1,6 +1,7 @@
 //! Finds objects that nothing names and nothing ever will, by proof and never by age.
 //!
-//! - A segment object is an orphan if no row names it, live or dead, and its epoch is over or its number was committed.
+//! - A segment object is an orphan if no row names it, live or dead, nor an index of a long chain, and its epoch is over
+//!   or its number was committed.
 //! - A chunk is an orphan below its channel's checkpoint, unless it is a seal: those stay for ever.
 //! - Whatever else is there (keys of another shape, of unknown channels, of epochs to come) is reported and left.
 //!
@@ -8,6 +9,7 @@
 //! sweep as an operator asks for it; the task that does the same in the background is in `tasks`.
 
 mod judge;
+mod packed;
 pub mod run;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use millrace_wal::{ChunkId, ReadRange, StoreError, ZoneStore};
 
 use self::judge::{ByKey, Judge};
 pub use self::judge::{Orphan, Remark, Unknown};
+use self::packed::Suspects;
 use super::cell::{Area, Cell, Place, insist};
 use crate::tasks::share::Share;
 
@@ -146,25 +149,33 @@ impl Sweep {
 
     async fn judge(&self, area: Area, keys: Vec<String>) -> Result<Vec<Found>, SweepError> {
         let state = self.cell.meta.state();
-        let by_key: Vec<(String, ByKey)> = state
+        let (by_key, suspects): (Vec<(String, ByKey)>, Suspects) = state
             .at_once(|view| {
                 let mut judge = Judge::new(view);
                 let judged = keys.into_iter().map(|key| {
                     let said = match area {
-                        Area::Segments { .. } => ByKey::Said(judge.segment_object(&key)?),
+                        Area::Segments { .. } => judge.segment_object(&key)?,
                         Area::Wal { .. } => judge.chunk(&key)?,
                     };
                     Ok((key, said))
                 });
-                judged.collect::<Result<Vec<_>, millrace_raft::error::StoreError>>()
+                let judged = judged.collect::<Result<Vec<_>, millrace_raft::error::StoreError>>()?;
+                let suspect = |(_, by_key): &(String, ByKey)| match by_key {
+                    ByKey::UnlessPacked(id, _) => Some(*id),
+                    _ => None,
+                };
+                let suspects = Suspects::find(view, judged.iter().filter_map(suspect).collect())?;
+                Ok((judged, suspects))
             })
-            .map_err(MetaError::from)?;
+            .map_err(|error: millrace_raft::error::StoreError| MetaError::from(error))?;
         let store = self.cell.store(area)?;
         let store = &store;
+        let packed = &suspects.look_up(&*self.cell.segments).await?;
         let said = stream::iter(by_key).map(|(key, by_key)| async move {
             let remark = match by_key {
                 ByKey::Said(remark) => remark,
                 ByKey::UnlessSeal(id) => unless_seal(&**store, &key, id).await?,
+                ByKey::UnlessPacked(id, orphan) => packed.judge(id, orphan),
             };
             Ok(remark.map(|remark| Found {
                 place: Place { area, key },

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::run::{SweepEvent, SweepRun, Swept};
 use super::*;
-use crate::storage::fixture::{CHANNEL, Fixture, chunk_key};
+use crate::storage::fixture::{CHANNEL, Fixture, STREAM, chunk_key};
 use crate::tasks::share::Share;
 
 /// Keys of one kind of everything.
@@ -236,4 +236,69 @@ async fn an_orphan_of_any_zone_is_removed_from_that_zone() {
     assert_eq!(swept.orphans, kinds.orphans.len() as u64 + 1);
     assert_eq!(orphans, kinds.orphans, "the same key in both zones");
     assert_eq!(other.list("", None, 10).await.unwrap(), [above]);
+}
+
+/// Five flushes in the first epoch, of which an index has the middle three, and orphans around them. The epoch is over.
+async fn packed() -> (Fixture, SegmentObjectId, BTreeSet<String>) {
+    let fixture = Fixture::new().await;
+    let mut flushed = Vec::new();
+    for slot in 1..=5 {
+        flushed.push(fixture.flush(3, slot).await);
+    }
+    let index = fixture.pack(3, 3).await;
+    let mut orphans = BTreeSet::new();
+    for id in [flushed[0], flushed[2], flushed[4], index] {
+        orphans.insert(fixture.put(SegmentObjectId { part: 1, ..id }, "orphan").await);
+    }
+    let late = SegmentObjectId {
+        seq: FlushSeq(2),
+        ..index
+    };
+    orphans.insert(fixture.put(late, "never proposed").await);
+    fixture.next_epoch(5).await;
+    (fixture, index, orphans)
+}
+
+#[tokio::test]
+async fn what_only_an_index_names_is_no_orphan() {
+    let (fixture, index, expected) = packed().await;
+    let mut left = fixture.keys().await;
+    left.retain(|key| !expected.contains(key));
+    assert_eq!(left.len(), 6);
+    let (_, orphans, unknown) = run(&fixture, false).await;
+    assert_eq!((orphans, unknown), (expected, BTreeSet::new()));
+    assert_eq!(fixture.keys().await, left);
+
+    // What goes out of the index is named again, until it goes, and then it is dead.
+    fixture.flush_and_trim(1, 0).await;
+    assert!(fixture.chains().drop_segments(STREAM).await.unwrap());
+    assert_eq!(fixture.cell.meta.state().chain_indexes(None, 0).unwrap(), []);
+    let (_, orphans, unknown) = run(&fixture, false).await;
+    assert_eq!((orphans, unknown), (BTreeSet::new(), BTreeSet::new()));
+    let dead = fixture.cell.meta.state().dead_objects(None, 0).unwrap();
+    let dead: BTreeSet<_> = dead.into_iter().map(|dead| dead.object).collect();
+    assert!(dead.contains(&index) && dead.len() == 7, "{dead:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_proved_while_an_index_cannot_be_read() {
+    let (fixture, index, orphans) = packed().await;
+    let key = index.to_string();
+    let bytes = fixture.store.get(&key, ReadRange::Full).await.unwrap().unwrap();
+    // Between the first and the last that it names.
+    let beside = |key: &String| key.contains("f0000000000000003-00000001");
+    let mut bad = bytes.to_vec();
+    bad[70] ^= 1;
+    fixture.store.overwrite(&key, bad.into());
+    let (_, found, unknown) = run(&fixture, true).await;
+    let proven: BTreeSet<_> = orphans.iter().filter(|key| !beside(key)).cloned().collect();
+    assert_eq!(found, proven);
+    assert_eq!(unknown.len(), 4, "{unknown:?}");
+
+    fixture.store.delete(&key).await.unwrap();
+    let (_, found, unknown) = run(&fixture, true).await;
+    assert_eq!((found, unknown.len()), (proven, 0));
+
+    fixture.store.overwrite(&key, bytes);
+    assert_eq!(run(&fixture, true).await.1, orphans);
 }

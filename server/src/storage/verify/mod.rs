@@ -4,11 +4,16 @@
 //! - [`objects`]: live segment objects, byte by byte; every run that metadata name is as they say; the counts of live
 //!   runs and bytes.
 //! - [`streams`]: the segments of each stream follow each other up to where it was flushed.
+//! - [`chains`]: indexes over segments of long streams, and what only they name.
 //! - [`wal`]: chunks from each channel's checkpoint on.
+//! - [`copies`] and [`heal`]: where there are several of an object, all are looked at, and good ones take the place of
+//!   others.
 //!
 //! A cell may be in use meanwhile. What is missing is looked for once more in metadata that are as new as the look at
 //! the store: what was let go of between is no fault. Memory is bounded by what is read at a time.
 
+mod chains;
+mod copies;
 mod heal;
 mod objects;
 mod streams;

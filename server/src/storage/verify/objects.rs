@@ -2,25 +2,23 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::stream::{self, Stream, TryStreamExt};
-use millrace_api::segment::SegmentObjectId;
+use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use millrace_raft::error::StoreError as StateError;
 use millrace_raft::group::Meta;
-use millrace_raft::query::{SegmentObjectRecord, SegmentRecord, View};
+use millrace_raft::query::{ChainLink, SegmentObjectRecord, SegmentRecord, View};
 use millrace_wal::segment::{Run, SegmentFooter};
-use millrace_wal::{ReadRange, StoreError, verify_object};
 use tokio::sync::Semaphore;
 
-use super::heal::{Healed, Wanting, heal};
+use super::copies::{self, Named, READ_MIB_MAX};
+use super::heal::Healed;
 use super::{Broken, FAULTS_MAX, Phase, Progress, Promise, Report, Verify, VerifyError, blocking};
-use crate::storage::cell::{Cell, Place, insist};
+use crate::storage::cell::Cell;
 
 /// Rows of metadata read in one step.
 const PAGE: usize = 1000;
-/// Objects read at a time, and their bytes in memory: one that is larger is read alone.
-const READS: usize = 8;
-const READ_MIB_MAX: u32 = 256;
+/// Objects read at a time.
+pub(super) const READS: usize = 8;
 
 /// What came of one object.
 #[derive(Default)]
@@ -85,8 +83,9 @@ fn live(meta: Meta) -> impl Stream<Item = Result<SegmentObjectRecord, VerifyErro
         .try_flatten()
 }
 
+/// Indexes are looked at with their streams.
 fn is_live(object: &SegmentObjectRecord) -> bool {
-    object.dead_at_ms.is_none()
+    object.dead_at_ms.is_none() && object.object.origin != SegmentOrigin::Index
 }
 
 async fn look_at(
@@ -96,125 +95,26 @@ async fn look_at(
     room: Arc<Semaphore>,
 ) -> Result<Seen, VerifyError> {
     let id = record.object;
-    let mib = u32::try_from(record.len >> 20)
-        .unwrap_or(u32::MAX)
-        .saturating_add(1);
-    let (areas, quorum) = cell.segment_copies();
-    // One copy that is good is kept while another is looked at.
-    let held = mib.saturating_mul(if areas.len() > 1 { 2 } else { 1 });
-    let _room = room
-        .acquire_many(held.min(READ_MIB_MAX))
-        .await
-        .expect("it is never closed");
-    let (mut seen, mut copies, mut silent) = (Seen::default(), 0, 0);
-    let (mut good, mut wanting) = (None, Vec::new());
-    let several = areas.len() > 1;
-    for area in areas {
-        let place = Place {
-            area,
-            key: id.to_string(),
-        };
-        match copy(&cell, &place, &record).await? {
-            Copy::Whole { bytes, footer } => {
-                copies += 1;
-                seen.bytes += record.len;
-                good.get_or_insert((bytes, footer));
-            }
-            Copy::Absent => wanting.push(Wanting { place, bad: false }),
-            Copy::Bad(why) => {
-                seen.broken.push(Broken::new(Promise::Whole, &place, why));
-                wanting.push(Wanting { place, bad: true });
-            }
-            Copy::Silent(error) => {
-                silent += 1;
-                seen.broken.push(Broken::new(Promise::Copied, &place, error));
-            }
-        }
-    }
-    let lacking = wanting.iter().filter(|wanting| !wanting.bad);
-    if copies >= quorum {
-        seen.broken.extend(lacking.map(|wanting| {
-            let why = "other zones have it: it is copied from there by itself";
-            Broken::new(Promise::Copied, &wanting.place, why)
-        }));
-    } else if lacking.count() > 0 {
-        let why = match several {
-            false => "it is not in the store".to_owned(),
-            true => format!("it is in {copies} zones, not in {quorum}"),
-        };
-        seen.broken.push(Broken::new(Promise::Present, id, why));
-    }
-    let Some((bytes, footer)) = good else {
-        if !seen.broken.is_empty() && !still_live(&cell, id).await? {
-            seen.broken.clear();
-        }
-        return Ok(seen);
+    let named = Named {
+        id,
+        object_len: record.len,
     };
-    if !wanting.is_empty() && !still_live(&cell, id).await? {
-        return Ok(Seen::default());
+    let still_live = || still_live(&cell, id);
+    let looked = copies::look_at(&cell, named, repair, &room, copies::footer(id), still_live).await?;
+    let mut seen = Seen {
+        bytes: looked.bytes,
+        live_runs: 0,
+        broken: looked.broken,
+        healed: looked.healed,
+    };
+    if let Some(footer) = looked.found {
+        let state = cell.meta.state();
+        let compared = blocking(move || state.at_once(|view| compare(view, id, &footer)));
+        let (live_runs, broken) = compared.await??;
+        seen.live_runs = live_runs;
+        seen.broken.extend(broken);
     }
-    if repair {
-        let promises = seen.broken.len() - silent;
-        seen.healed = heal(&cell, wanting, promises, &bytes).await;
-    }
-    drop(bytes);
-    let state = cell.meta.state();
-    let compared = blocking(move || state.at_once(|view| compare(view, id, &footer))).await??;
-    seen.live_runs = compared.0;
-    seen.broken.extend(compared.1);
     Ok(seen)
-}
-
-/// What one zone has of an object.
-enum Copy {
-    Whole {
-        bytes: Bytes,
-        footer: SegmentFooter,
-    },
-    Absent,
-    Bad(String),
-    /// The zone does not answer, and the cell can do without.
-    Silent(StoreError),
-}
-
-async fn copy(cell: &Cell, place: &Place, record: &SegmentObjectRecord) -> Result<Copy, VerifyError> {
-    let store = cell.store(place.area);
-    // One byte more, to see that there is none.
-    let range = ReadRange::Range(0..record.len.saturating_add(1));
-    let found = match store {
-        Ok(store) => insist(|| store.get(&place.key, range.clone())).await,
-        Err(error) => Err(error),
-    };
-    let bytes = match found {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(Copy::Absent),
-        Err(StoreError::Corrupt(why)) if place.area.is_one_of_several() => return Ok(Copy::Bad(why)),
-        Err(error) if place.area.is_one_of_several() => return Ok(Copy::Silent(error)),
-        Err(error) => return Err(error.into()),
-    };
-    let (id, expected) = (record.object, record.len);
-    blocking(move || {
-        let len = bytes.len() as u64;
-        if len != expected {
-            return Copy::Bad(format!(
-                "metadata say that it has {expected} bytes, and it has {}",
-                at_least(len, expected)
-            ));
-        }
-        match verify_object(&bytes) {
-            Ok(footer) if footer.id == id => Copy::Whole { bytes, footer },
-            Ok(footer) => Copy::Bad(format!("another object is under its key: {}", footer.id)),
-            Err(error) => Copy::Bad(error.to_string()),
-        }
-    })
-    .await
-}
-
-fn at_least(len: u64, expected: u64) -> String {
-    match len > expected {
-        true => "more".to_owned(),
-        false => len.to_string(),
-    }
 }
 
 /// By metadata that are newer than the look at the store.
@@ -235,8 +135,8 @@ fn compare(
     };
     let (mut live, mut broken) = (Live::default(), Vec::new());
     for run in &footer.runs {
-        let named = match view.segments(run.stream, run.first_seq, 1) {
-            Ok(segments) => segments.into_iter().next(),
+        let named = match view.chain(run.stream, run.first_seq, 1) {
+            Ok(links) => links.first().and_then(ChainLink::segment).copied(),
             // Found again by those who look at streams.
             Err(StateError::Corrupt { .. }) => None,
             Err(error) => return Err(error),
@@ -254,7 +154,7 @@ fn compare(
     Ok((live.runs, broken))
 }
 
-/// What segments name of an object.
+/// What segments name of an object, but for those that are in an index.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Live {
     pub runs: u64,
@@ -263,10 +163,12 @@ pub(super) struct Live {
 
 impl Live {
     pub fn miscounted(&self, record: &SegmentObjectRecord) -> Option<Broken> {
-        let same = self.runs == record.live_runs && self.bytes == record.live_bytes;
+        let runs = record.live_runs.saturating_sub(record.packed_runs);
+        let bytes = record.live_bytes.saturating_sub(record.packed_bytes);
+        let same = self.runs == runs && self.bytes == bytes;
         let why = format!(
-            "metadata count {} live runs of {} bytes; of what it holds, segments name {} of {}",
-            record.live_runs, record.live_bytes, self.runs, self.bytes
+            "metadata count {runs} live runs of {bytes} bytes; of what it holds, segments name {} of {}",
+            self.runs, self.bytes
         );
         (!same).then(|| Broken::new(Promise::Counted, record.object, why))
     }

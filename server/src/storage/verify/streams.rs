@@ -3,8 +3,9 @@
 use millrace_api::id::StreamId;
 use millrace_api::position::{SeqNum, Timestamp};
 use millrace_raft::error::StoreError;
-use millrace_raft::query::{SegmentRecord, StateReader, StreamRecord};
+use millrace_raft::query::{ChainIndexRecord, ChainLink, StateReader, StreamRecord};
 
+use super::chains;
 use super::{Broken, FAULTS_MAX, Phase, Progress, Promise, Report, Verify, VerifyError, blocking};
 
 /// Streams, and segments of one of them, that are read in one step.
@@ -22,6 +23,15 @@ impl Verify {
             report.checked.streams += step.streams;
             report.checked.segments += step.segments;
             report.broken(step.broken).await?;
+            for index in &step.indexes {
+                let seen = chains::look_at(&self.cell, index, self.repair).await?;
+                report.checked.objects += seen.objects;
+                report.checked.object_bytes += seen.bytes;
+                report.broken(seen.broken).await?;
+                for healed in seen.healed {
+                    report.healed(healed).await?;
+                }
+            }
             let progress = Progress {
                 phase: Phase::Streams,
                 done: report.checked.streams,
@@ -38,6 +48,7 @@ struct Step {
     streams: u64,
     segments: u64,
     broken: Vec<Broken>,
+    indexes: Vec<ChainIndexRecord>,
 }
 
 /// The streams after one; `None` if there is no other.
@@ -49,13 +60,15 @@ fn step(state: &StateReader, after: Option<StreamId>) -> Result<Option<Step>, St
         streams: 0,
         segments: 0,
         broken: Vec::new(),
+        indexes: Vec::new(),
     };
     for stream in page {
-        let Some(tiling) = of_stream(state, stream.id)? else {
+        let Some(mut tiling) = of_stream(state, stream.id)? else {
             continue;
         };
         step.streams += 1;
         step.segments += tiling.segments;
+        step.indexes.append(&mut tiling.indexes);
         step.broken.extend(tiling.finish());
     }
     Ok(Some(step))
@@ -70,7 +83,7 @@ fn of_stream(state: &StateReader, id: StreamId) -> Result<Option<Tiling>, StoreE
         let mut tiling = Tiling::new(stream);
         let mut from = 0;
         loop {
-            let page = match view.segments(id, from, SEGMENTS_PAGE) {
+            let page = match view.chain(id, from, SEGMENTS_PAGE) {
                 Ok(page) => page,
                 Err(error @ StoreError::Corrupt { .. }) => {
                     tiling.unreadable(&error);
@@ -78,22 +91,23 @@ fn of_stream(state: &StateReader, id: StreamId) -> Result<Option<Tiling>, StoreE
                 }
                 Err(error) => return Err(error),
             };
-            for segment in &page {
-                tiling.push(segment);
+            for link in &page {
+                tiling.push(link);
             }
             match page.last() {
-                Some(last) if page.len() == SEGMENTS_PAGE => from = last.end_seq,
+                Some(last) if page.len() == SEGMENTS_PAGE => from = last.end_seq(),
                 _ => return Ok(Some(tiling)),
             }
         }
     })
 }
 
-/// Takes the segments of one stream, in order, and finds what does not fit.
+/// Takes the chain of one stream, in order, and finds what does not fit.
 pub(super) struct Tiling {
     stream: StreamRecord,
     end: Option<(SeqNum, Timestamp)>,
     segments: u64,
+    indexes: Vec<ChainIndexRecord>,
     readable: bool,
     broken: Vec<Broken>,
 }
@@ -104,39 +118,44 @@ impl Tiling {
             stream,
             end: None,
             segments: 0,
+            indexes: Vec::new(),
             readable: true,
             broken: Vec::new(),
         }
     }
 
-    pub fn push(&mut self, segment: &SegmentRecord) {
-        let row = &segment.row;
-        self.segments += 1;
-        if row.first_seq >= segment.end_seq || row.first_timestamp > row.last_timestamp {
+    pub fn push(&mut self, link: &ChainLink) {
+        let (first_seq, end_seq) = (link.first_seq(), link.end_seq());
+        let (first_timestamp, last_timestamp) = (link.first_timestamp(), link.last_timestamp());
+        match link {
+            ChainLink::Segment(_) => self.segments += 1,
+            ChainLink::Index(index) => {
+                self.segments += u64::from(index.row.segments);
+                self.indexes.push(*index);
+            }
+        }
+        if first_seq >= end_seq || first_timestamp > last_timestamp {
             self.fault(format!(
-                "a segment goes from {} at {} to {} at {}",
-                row.first_seq, row.first_timestamp, segment.end_seq, row.last_timestamp
+                "a segment goes from {first_seq} at {first_timestamp} to {end_seq} at {last_timestamp}"
             ));
         }
         match self.end {
             // A deleting stream loses its segments without a word to its trim point.
-            None if row.first_seq > self.stream.trim && self.stream.deletion.is_none() => {
+            None if first_seq > self.stream.trim && self.stream.deletion.is_none() => {
                 self.fault(format!(
-                    "its first segment begins at {}, and it is kept from {} on",
-                    row.first_seq, self.stream.trim
+                    "its first segment begins at {first_seq}, and it is kept from {} on",
+                    self.stream.trim
                 ));
             }
-            Some((end, _)) if end != row.first_seq => self.fault(format!(
-                "a segment ends at {end}, and the next begins at {}",
-                row.first_seq
+            Some((end, _)) if end != first_seq => self.fault(format!(
+                "a segment ends at {end}, and the next begins at {first_seq}"
             )),
-            Some((_, timestamp)) if timestamp > row.first_timestamp => self.fault(format!(
-                "records up to {} are as late as {timestamp}, and the next is of {}",
-                row.first_seq, row.first_timestamp
+            Some((_, timestamp)) if timestamp > first_timestamp => self.fault(format!(
+                "records up to {first_seq} are as late as {timestamp}, and the next is of {first_timestamp}"
             )),
             _ => {}
         }
-        self.end = Some((segment.end_seq, row.last_timestamp));
+        self.end = Some((end_seq, last_timestamp));
     }
 
     fn unreadable(&mut self, error: &StoreError) {

@@ -6,8 +6,9 @@ use millrace_api::id::Epoch;
 use millrace_api::name::BasinName;
 use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use millrace_raft::command::{DeleteStream, FlushedStream};
-use millrace_raft::query::{SegmentRecord, SegmentRow, StreamRecord};
-use millrace_wal::{MemoryStore, ReadRange, ZoneStore};
+use millrace_raft::query::{ChainLink, SegmentRecord, SegmentRow, StreamRecord};
+use millrace_wal::segment::ChainIndex;
+use millrace_wal::{MemoryStore, Payload, ReadRange, ZoneStore};
 
 use super::objects::Live;
 use super::streams::Tiling;
@@ -235,7 +236,8 @@ async fn one_segment() -> (Fixture, StreamRecord, SegmentRecord) {
     fixture.flush(10, 1).await;
     let state = fixture.cell.meta.state();
     let stream = state.streams_after(None, 1).unwrap().remove(0);
-    let segment = state.segments(stream.id, 0, 1).unwrap().remove(0);
+    let link = state.chain(stream.id, 0, 1).unwrap().remove(0);
+    let segment = *link.segment().unwrap();
     (fixture, stream, segment)
 }
 
@@ -260,7 +262,7 @@ async fn segments_that_do_not_tile_are_found() {
     let fits = |stream: &StreamRecord, ranges: &[(u64, u64)]| {
         let mut tiling = Tiling::new(stream.clone());
         for segment in segments(&like, ranges) {
-            tiling.push(&segment);
+            tiling.push(&ChainLink::Segment(segment));
         }
         tiling.finish().is_empty()
     };
@@ -292,7 +294,9 @@ async fn segments_that_go_back_in_time_are_found() {
     let mut back = segments(&like, &[(0, 5), (5, 10)]);
     back[0].row.last_timestamp = back[1].row.first_timestamp + 1;
     let mut tiling = Tiling::new(stream);
-    back.iter().for_each(|segment| tiling.push(segment));
+    for segment in back {
+        tiling.push(&ChainLink::Segment(segment));
+    }
     assert_eq!(tiling.finish().len(), 1);
 }
 
@@ -314,9 +318,77 @@ async fn a_stream_that_is_being_deleted_may_have_lost_its_first_segments() {
         .unwrap();
     for left in [&[(6, 10)][..], &[]] {
         let mut tiling = Tiling::new(deleting.clone());
-        segments(&like, left)
-            .iter()
-            .for_each(|segment| tiling.push(segment));
+        for segment in segments(&like, left) {
+            tiling.push(&ChainLink::Segment(segment));
+        }
         assert_eq!(tiling.finish(), [], "{left:?}");
+    }
+}
+
+/// Five segments, of which an index has the middle three; and the objects of these.
+async fn packed() -> (Fixture, String, Vec<String>) {
+    let fixture = Fixture::new().await;
+    let mut objects = Vec::new();
+    for slot in 1..=5 {
+        objects.push(fixture.flush(3, slot).await.to_string());
+    }
+    let index = fixture.pack(3, 3).await.to_string();
+    objects.truncate(4);
+    objects.remove(0);
+    (fixture, index, objects)
+}
+
+#[tokio::test]
+async fn what_an_index_names_is_looked_at_too() {
+    let (fixture, ..) = packed().await;
+    let (checked, broken) = verify(&fixture).await;
+    assert_eq!(broken, []);
+    assert_eq!((checked.objects, checked.segments, checked.streams), (6, 5, 1));
+}
+
+#[tokio::test]
+async fn an_index_that_is_damaged_another_one_or_missing_is_found() {
+    let (fixture, index, _) = packed().await;
+    let bytes = fixture.store.get(&index, ReadRange::Full).await.unwrap().unwrap();
+    for at in (0..bytes.len()).step_by(11) {
+        flip(&fixture, &index, at).await;
+        let found = broken(&fixture).await;
+        assert_eq!(found, [(Promise::Whole, index.clone())], "byte {at}");
+        flip(&fixture, &index, at).await;
+    }
+    fixture.store.overwrite(&index, bytes.slice(..bytes.len() - 1));
+    assert_eq!(broken(&fixture).await, [(Promise::Whole, index.clone())]);
+    let mut other = ChainIndex::decode(&bytes).unwrap();
+    other.entries[1].committed_at_ms += 1;
+    fixture.store.overwrite(&index, other.encode());
+    assert_eq!(broken(&fixture).await, [(Promise::Agreed, index.clone())]);
+    other.id.part += 1;
+    fixture.store.overwrite(&index, other.encode());
+    assert_eq!(broken(&fixture).await, [(Promise::Whole, index.clone())]);
+    fixture.store.delete(&index).await.unwrap();
+    assert_eq!(broken(&fixture).await, [(Promise::Present, index)]);
+}
+
+#[tokio::test]
+async fn an_object_that_only_an_index_names_is_found_damaged_or_missing() {
+    let (fixture, _, objects) = packed().await;
+    for object in objects {
+        let bytes = fixture
+            .store
+            .get(&object, ReadRange::Full)
+            .await
+            .unwrap()
+            .unwrap();
+        flip(&fixture, &object, 60).await;
+        assert_eq!(broken(&fixture).await, [(Promise::Whole, object.clone())]);
+        fixture.store.overwrite(&object, bytes.clone());
+        fixture.store.delete(&object).await.unwrap();
+        assert_eq!(broken(&fixture).await, [(Promise::Present, object.clone())]);
+        fixture
+            .store
+            .upload(&object, &Payload::from(bytes))
+            .await
+            .unwrap();
+        assert_eq!(broken(&fixture).await, []);
     }
 }
