@@ -165,9 +165,9 @@ impl Sweep {
                     _ => None,
                 };
                 let suspects = Suspects::find(view, judged.iter().filter_map(suspect).collect())?;
-                Ok((judged, suspects))
+                Ok::<_, millrace_raft::error::StoreError>((judged, suspects))
             })
-            .map_err(|error: millrace_raft::error::StoreError| MetaError::from(error))?;
+            .map_err(MetaError::from)?;
         let store = self.cell.store(area)?;
         let store = &store;
         let packed = &suspects.look_up(&*self.cell.segments).await?;
