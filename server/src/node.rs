@@ -43,6 +43,7 @@ use crate::storage::{Disks, Storage};
 use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
 use crate::wals::Wals;
+use crate::zones::express::ExpressZones;
 use crate::zones::standard::{self, StoreError};
 use crate::zones::{self, class_is_there};
 
@@ -107,6 +108,7 @@ pub struct Node {
     config: NodeConfig,
     meta: Meta,
     frontend: Arc<Frontend>,
+    express: Option<ExpressZones>,
     lifecycle: Lifecycle,
     http: Server,
     ownership: JoinHandle<Result<(), Trouble>>,
@@ -265,6 +267,7 @@ impl Node {
             append_room: frontend.append_room(),
         });
         let http = listen(&config, &env, &frontend, metrics).await?;
+        let express = storage.express.clone();
         storage.tend(node, channels, &config, (&meta, &env), &mut tasks, &stop_tasks);
         lifecycle.set_ready();
         let store = config.store.as_deref().map_or("none".to_owned(), zones::redacted);
@@ -274,6 +277,7 @@ impl Node {
             config,
             meta,
             frontend,
+            express,
             lifecycle,
             http,
             ownership,
@@ -298,6 +302,11 @@ impl Node {
     /// What this node knows of the metadata group.
     pub fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// The Express zones; `None` if the node has none.
+    pub fn express(&self) -> Option<&ExpressZones> {
+        self.express.as_ref()
     }
 
     /// Serves until `stop` resolves, then stops gracefully; or until the node cannot go on.

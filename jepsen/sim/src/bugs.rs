@@ -19,11 +19,17 @@ use crate::{RunArgs, jobs};
 struct Place {
     /// What runs: a cluster with this workload, or the log alone.
     workload: Option<&'static str>,
-    faults: &'static str,
+    class: &'static str,
+    goes_wrong: GoesWrong,
     /// Mean pause of clients, if it is not the usual one.
     pause_ms: Option<u64>,
-    /// Simulated seconds in which things go wrong, likewise.
-    seconds: Option<u64>,
+}
+
+enum GoesWrong {
+    /// Faults of these kinds, drawn.
+    Drawn(&'static str),
+    /// These faults at these times: what it takes comes together rarely by itself.
+    Planned(&'static str),
 }
 
 /// What became of looking for one.
@@ -110,15 +116,16 @@ fn try_seed(
     match place.workload {
         Some(workload) => {
             let mut args = args.of(seed);
-            for (name, value) in [("--pause-ms", place.pause_ms), ("--seconds", place.seconds)] {
-                let usual = args.iter().position(|arg| arg == name);
-                if let (Some(at), Some(value)) = (usual, value) {
-                    args[at + 1] = value.to_string();
-                }
+            let usual = args.iter().position(|arg| arg == "--pause-ms");
+            if let (Some(at), Some(pause_ms)) = (usual, place.pause_ms) {
+                args[at + 1] = pause_ms.to_string();
             }
             command.arg("run").args(args);
-            command.args(["--workload", workload, "--faults", place.faults]);
-            command.args(["--class", "standard"]);
+            command.args(["--workload", workload, "--class", place.class]);
+            match place.goes_wrong {
+                GoesWrong::Drawn(kinds) => command.args(["--faults", kinds]),
+                GoesWrong::Planned(schedule) => command.args(["--schedule", schedule]),
+            };
         }
         None => {
             command.args(["log", "--seed", &seed.to_string()]);
@@ -149,37 +156,48 @@ fn real_time() -> Duration {
 }
 
 fn place(bug: Bug) -> Place {
-    let (workload, faults) = match bug {
-        Bug::AckBeforeDurable => ("plain", "crash"),
-        Bug::AckBeyondPrefix => ("sessions", "store-flaky,crash"),
-        Bug::TailBeforeDurable => ("plain", "store-flaky"),
-        Bug::ConditionOnDurable => ("matched", "store-slow"),
-        Bug::RefusalBeforeDurable => ("matched", "store-flaky,crash"),
-        Bug::AnswerWithoutLease => ("many", "partition,hold"),
-        Bug::GrantUnconfirmed => ("plain", "hold"),
-        Bug::ExpireEarly => ("plain", "hold,partition"),
-        Bug::UnknownAsRefused => ("plain", "hold,store-flaky"),
-        Bug::TokenForgotten => ("fenced", "crash"),
-        Bug::TrimForgotten => ("trims", "crash"),
-        Bug::TrimBeforeDurable => ("trims", "store-hold,crash"),
-        Bug::TimestampFromClock => ("plain", "clock-step"),
-        Bug::ResendSequenced => ("sessions", "hold,crash"),
-        Bug::WritersForgotten => ("sessions", "hold,crash"),
-        Bug::RestUnflushed => ("plain", "crash"),
-        Bug::DormantUnconfirmed => ("many", "hold"),
-        Bug::MissUnconfirmed => ("recreate", "hold"),
-        Bug::DeletedStaysOpen => ("recreate", "none"),
-        Bug::SealSkipped => ("plain", "hold,partition"),
-        Bug::ExistsIsLanded => ("plain", "hold,partition"),
-        Bug::EndOneEarly => ("plain", "crash"),
-        Bug::ReleasedOneEarly => ("plain", "restart-rolling"),
-        Bug::SealedNotReplayed => ("plain", "crash"),
-        Bug::LogNotSynced => ("recreate", "power-loss-all"),
-        Bug::ReadIndexLocal => ("recreate", "hold,partition"),
-        Bug::EntryDropped => ("recreate", "hold,crash"),
-        Bug::OwnerReplaced => ("plain", "hold,partition"),
-        Bug::DurableBelowQuorum
-        | Bug::SealInOneZone
+    use GoesWrong::{Drawn, Planned};
+    let (workload, goes_wrong) = match bug {
+        Bug::AckBeforeDurable => ("plain", Drawn("crash")),
+        Bug::AckBeyondPrefix => ("sessions", Drawn("store-flaky,crash")),
+        Bug::TailBeforeDurable => ("plain", Drawn("store-flaky")),
+        Bug::ConditionOnDurable => ("matched", Drawn("store-slow")),
+        Bug::RefusalBeforeDurable => ("matched", Drawn("store-flaky,crash")),
+        Bug::AnswerWithoutLease => ("many", Drawn("partition,hold")),
+        // Whoever was the leader and an owner hears neither of the next leader nor, from the store, of the next owner.
+        Bug::GrantUnconfirmed => ("many", Planned("hold:leader:1-14,store-hold:leader:1-14")),
+        Bug::ExpireEarly | Bug::OwnerReplaced => ("followers", Planned(OWNER_IS_DEAF)),
+        // The others still reach the owner that the leader gives up, and ask the next one when it ends.
+        Bug::UnknownAsRefused => (
+            "plain",
+            Planned(
+                "store-flaky:1:0.5-28,hold:owner+leader:1-9,hold:owner+leader:11-19,hold:owner+leader:20-28",
+            ),
+        ),
+        Bug::TokenForgotten => ("fenced", Drawn("crash")),
+        Bug::TrimForgotten => ("trims", Drawn("crash")),
+        Bug::TrimBeforeDurable => ("trims", Drawn("store-hold,crash")),
+        Bug::TimestampFromClock => ("plain", Drawn("clock-step")),
+        Bug::ResendSequenced => ("sessions", Drawn("hold,crash")),
+        Bug::WritersForgotten => ("sessions", Drawn("hold,crash")),
+        Bug::RestUnflushed => ("plain", Drawn("crash")),
+        Bug::DormantUnconfirmed => ("many", Drawn("hold")),
+        Bug::MissUnconfirmed => ("recreate", Drawn("hold")),
+        Bug::DeletedStaysOpen => ("recreate", Drawn("none")),
+        Bug::SealSkipped => ("plain", Drawn("hold,partition")),
+        Bug::ExistsIsLanded => ("plain", Drawn("hold,partition")),
+        Bug::EndOneEarly => ("plain", Drawn("crash")),
+        Bug::ReleasedOneEarly => ("plain", Drawn("restart-rolling")),
+        Bug::SealedNotReplayed => ("plain", Drawn("crash")),
+        Bug::LogNotSynced => ("recreate", Drawn("power-loss-all")),
+        Bug::ReadIndexLocal => ("recreate", Drawn("hold,partition")),
+        Bug::EntryDropped => ("recreate", Drawn("hold,crash")),
+        // What one zone alone has is lost when the owner is, and then the zone.
+        Bug::DurableBelowQuorum => (
+            "plain",
+            Planned("zones-dark:1:1-4,crash:owner:3.5-4.5,zone-dark:1:4-14"),
+        ),
+        Bug::SealInOneZone
         | Bug::AdoptNothing
         | Bug::AdoptInPlace
         | Bug::AdoptOnlyFirst
@@ -188,28 +206,30 @@ fn place(bug: Bug) -> Place {
         | Bug::BlankZoneCounts => {
             return Place {
                 workload: None,
-                faults: "",
+                class: "express",
+                goes_wrong: Drawn(""),
                 pause_ms: None,
-                seconds: None,
             };
         }
     };
     Place {
         workload: Some(workload),
-        faults,
+        class: match bug {
+            Bug::DurableBelowQuorum => "express",
+            _ => "standard",
+        },
+        goes_wrong,
         pause_ms: match bug {
             // Streams that are first used while a node does not hear of it.
             Bug::DormantUnconfirmed => Some(400),
             Bug::OwnerReplaced | Bug::ExpireEarly | Bug::GrantUnconfirmed => Some(20),
             _ => None,
         },
-        seconds: match bug {
-            // What it takes comes together rarely.
-            Bug::GrantUnconfirmed | Bug::UnknownAsRefused => Some(45),
-            _ => None,
-        },
     }
 }
+
+/// The owner hears neither that it is one no more, nor, from the store, that it is fenced.
+const OWNER_IS_DEAF: &str = "hold:owner:1-8,store-hold:owner:1-8";
 
 /// Who would have found it: the part of the simulator that says so.
 fn judge(finding: &str) -> &'static str {
@@ -232,7 +252,9 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = place(self.bug);
         let place = match place.workload {
-            Some(workload) => format!("{workload}; {}", place.faults),
+            Some(workload) => match place.goes_wrong {
+                GoesWrong::Drawn(what) | GoesWrong::Planned(what) => format!("{workload}; {what}"),
+            },
             None => "log".to_owned(),
         };
         write!(f, "| {} | {place} | ", self.bug.name())?;

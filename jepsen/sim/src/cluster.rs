@@ -22,8 +22,9 @@ use crate::disk;
 use crate::findings::Findings;
 use crate::network::Wires;
 use crate::operator::Orders;
-use crate::store::{Store, StoresOf, zone_url};
+use crate::store::{Store, StoresOf};
 use crate::trace::Trace;
+use crate::zones::Zones;
 
 const CLUSTER_PORT: u16 = 7000;
 const FORWARD_PORT: u16 = 7001;
@@ -40,16 +41,17 @@ pub struct World {
     pub wires: Wires,
     /// Of Standard streams and of all segments.
     pub store: Store,
-    /// Of Express streams, in the order of their numbers; empty if there is no Express.
-    pub zones: Vec<Store>,
+    /// Of Express streams; there are none if there is no Express.
+    pub zones: Zones,
     pub trace: Trace,
     pub findings: Findings,
 }
 
 impl World {
-    /// All stores.
-    pub fn stores(&self) -> impl Iterator<Item = &Store> {
-        self.zones.iter().chain([&self.store])
+    /// Does something with each store.
+    pub fn stores(&self, mut f: impl FnMut(&Store)) {
+        self.zones.each(&mut f);
+        f(&self.store);
     }
 }
 
@@ -74,6 +76,8 @@ pub struct SimNode {
     stop: Rc<Notify>,
     /// What else it is asked for.
     pub orders: Orders,
+    /// The Express zones that its process was started with.
+    express: Rc<RefCell<Option<String>>>,
     disk: PathBuf,
     state: State,
 }
@@ -109,15 +113,20 @@ impl SimNode {
             network: Arc::new(world.wires.clone()),
             stores: Arc::new(StoresOf {
                 standard: world.store.of(number),
-                zones: world.zones.iter().map(|zone| zone.of(number)).collect(),
+                zones: world.zones.clone(),
             }),
             blocking: Blocking::Inline,
         };
         let (shown, world) = (meta.clone(), world.clone());
         let orders = Orders::default();
         let (asked, ordered, disk) = (stop.clone(), orders.clone(), dir.clone());
+        let express = Rc::new(RefCell::new(None));
+        let started_with = express.clone();
         sim.host(host(number), move || {
+            let urls = world.zones.urls();
+            started_with.replace(urls.clone());
             let process = Process {
+                express: urls,
                 number,
                 shape,
                 dir: dir.clone(),
@@ -138,6 +147,7 @@ impl SimNode {
             meta,
             stop,
             orders,
+            express,
             disk,
             state: State::Up,
         }
@@ -146,6 +156,11 @@ impl SimNode {
     /// What the process says of the metadata group, if it serves.
     pub fn meta(&self) -> Option<Meta> {
         self.meta.borrow().clone()
+    }
+
+    /// Whether its process, if there is one, was started with these Express zones.
+    pub fn has_express(&self, urls: Option<&str>) -> bool {
+        self.state != State::Up || self.express.borrow().as_deref() == urls
     }
 
     /// Whether the machine is on.
@@ -207,6 +222,8 @@ struct Process {
     meta: Rc<RefCell<Option<Meta>>>,
     stop: Rc<Notify>,
     orders: Orders,
+    /// The URLs of its Express zones.
+    express: Option<String>,
     world: World,
 }
 
@@ -228,7 +245,8 @@ impl Process {
         };
         self.world.trace.line(&format!("node {} serves", self.number));
         self.meta.replace(Some(node.meta().clone()));
-        let orders = self.orders.carry_out(node.meta().clone(), &self.world.trace);
+        let (meta, express) = (node.meta().clone(), node.express().cloned());
+        let orders = self.orders.carry_out(meta, express, &self.world.trace);
         let running = node.run(self.stop.notified());
         let ended = tokio::select! {
             biased;
@@ -267,10 +285,7 @@ impl Process {
             election_timeout: Some(ELECTION_TIMEOUT),
             data_dir: Some(self.dir.clone()),
             store: Some("sim://store".into()),
-            express: match self.world.zones.len() {
-                0 => None,
-                zones => Some((1..=zones).map(zone_url).collect::<Vec<_>>().join(",")),
-            },
+            express: self.express.clone(),
             channels: Some(self.shape.channels),
             linger: Some(self.shape.linger),
             idle_timeout: Some(self.shape.idle_timeout),

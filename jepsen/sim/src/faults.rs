@@ -10,11 +10,15 @@ use turmoil::Sim;
 
 use crate::cluster::{SimNode, World, host};
 use crate::operator::{change_membership, restore_membership};
+use crate::replacement::Replacement;
 use crate::schedule::{Planned, Schedule, Whom};
 use crate::store::{Store, Trouble};
+use crate::zones::Lives;
 
 /// The host that clients run on.
 pub const CLIENTS: &str = "clients";
+/// From the end of the last fault until nothing is left in a store that was replaced.
+const REPLACED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Kinds of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -63,6 +67,8 @@ pub enum Kind {
     ZoneFlaky,
     /// What a node and an Express zone send each other is late.
     ZoneHold,
+    /// The store of an Express zone is lost or given up, and replaced by an empty one.
+    ZoneReplaced,
     /// A wall clock is set.
     ClockStep,
     /// The leader of the metadata group hands over, or a node has no vote for a while.
@@ -80,6 +86,10 @@ pub struct Fault {
     node: u64,
     /// Who that is, if it is only known when the fault begins.
     whom: Option<Whom>,
+    /// The only other one that it is about, likewise.
+    with: Option<Whom>,
+    /// The Express zone that it is about, from 0 on.
+    zone: usize,
     /// The other nodes that it is about, where it is about connections.
     others: Vec<u64>,
     from: Duration,
@@ -94,6 +104,7 @@ pub struct Fault {
 pub struct Faults {
     coming: Vec<Fault>,
     installed: Vec<Fault>,
+    replacements: Vec<Replacement>,
     until: Duration,
 }
 
@@ -112,7 +123,12 @@ impl Kind {
     }
 
     pub fn is_of_zones(self) -> bool {
-        self.area() == Self::ZoneDark.area()
+        self == Self::ZoneReplaced || self.area() == Self::ZoneDark.area()
+    }
+
+    /// Whether it is about a zone, whatever node asks it.
+    fn is_of_a_zone_alone(self) -> bool {
+        self.is_of_zones() && !matches!(self, Self::ZoneCut | Self::ZoneHold)
     }
 
     /// Whether both cannot be there at the same time: they disturb the same.
@@ -146,6 +162,8 @@ impl Kind {
             | Self::ZoneSlow
             | Self::ZoneFlaky
             | Self::ZoneHold => 8,
+            // Another one may be dark meanwhile.
+            Self::ZoneReplaced => 9,
         }
     }
 }
@@ -175,6 +193,7 @@ impl Faults {
         Self {
             coming,
             installed: Vec::new(),
+            replacements: Vec::new(),
             until,
         }
     }
@@ -183,8 +202,20 @@ impl Faults {
     pub fn planned(schedule: &Schedule, nodes: u64, began: Duration, rng: &mut SmallRng) -> Self {
         let fault = |planned: &Planned| {
             let drawn = Fault::draw(planned.kind, nodes, began, began, rng);
+            let zone = match planned.kind.is_of_a_zone_alone() {
+                true => Some(planned.whom),
+                false => planned.with,
+            };
+            let zone = match zone {
+                Some(Whom::Node(number)) if planned.kind.is_of_zones() => {
+                    (number.max(1) as usize - 1) % EXPRESS_ZONES
+                }
+                _ => drawn.zone,
+            };
             Fault {
                 whom: Some(planned.whom),
+                with: planned.with,
+                zone,
                 others: Vec::new(),
                 from: began + planned.from,
                 until: began + planned.until,
@@ -196,6 +227,7 @@ impl Faults {
         Self {
             coming,
             installed: Vec::new(),
+            replacements: Vec::new(),
             until: until.unwrap_or(began),
         }
     }
@@ -223,7 +255,20 @@ impl Faults {
             fault.choose(nodes);
             world.trace.line(&format!("fault: {}", fault.text()));
             fault.install(sim, nodes, world);
+            if fault.kind == Kind::ZoneReplaced {
+                self.replacements.extend(fault.replace(now, world));
+            }
             self.installed.push(fault);
+        }
+        for replacement in &mut self.replacements {
+            replacement.step(now, nodes, world);
+        }
+        if now >= self.until + REPLACED_WITHIN {
+            for replacement in self.replacements.drain(..).filter(|it| !it.is_settled()) {
+                world
+                    .findings
+                    .add(format!("{REPLACED_WITHIN:?} after the last fault {replacement}"));
+            }
         }
         for rolling in self.installed.iter().filter(|it| it.kind == Kind::RestartRolling) {
             let turn = rolling.roll(now, nodes);
@@ -236,7 +281,10 @@ impl Faults {
 
     /// Their time is over, and none is there.
     pub fn are_over(&self, now: Duration) -> bool {
-        now >= self.until && self.coming.is_empty() && self.installed.is_empty()
+        now >= self.until
+            && self.coming.is_empty()
+            && self.installed.is_empty()
+            && self.replacements.iter().all(Replacement::is_settled)
     }
 }
 
@@ -261,26 +309,32 @@ impl Fault {
             Kind::StoreFlaky | Kind::ZoneFlaky => 0.3,
             _ => 0.0,
         };
+        let whom = match rng.random_range(0..4) {
+            0 => Some(Whom::Leader),
+            1 => Some(Whom::Owner),
+            _ => None,
+        };
+        let trouble = Trouble {
+            fails: rng.random::<f64>() * flaky,
+            loses_answer: rng.random::<f64>() * flaky,
+            slow,
+            lies: kind == Kind::StoreLies,
+        };
+        let step_ms = rng.random_range(-3_000..3_000);
+        let draw: u64 = rng.random();
         Self {
             kind,
             node,
             // Every other time it is one who has most to lose.
-            whom: match rng.random_range(0..4) {
-                0 => Some(Whom::Leader),
-                1 => Some(Whom::Owner),
-                _ => None,
-            },
+            whom,
+            with: None,
             others,
             from,
             until: (from + Duration::from_millis(lasts)).min(end),
-            trouble: Trouble {
-                fails: rng.random::<f64>() * flaky,
-                loses_answer: rng.random::<f64>() * flaky,
-                slow,
-                lies: kind == Kind::StoreLies,
-            },
-            step_ms: rng.random_range(-3_000..3_000),
-            draw: rng.random(),
+            trouble,
+            step_ms,
+            draw,
+            zone: draw as usize % EXPRESS_ZONES,
         }
     }
 
@@ -289,7 +343,13 @@ impl Fault {
             self.node = whom.number(nodes);
             let others = nodes.iter().map(|node| node.number);
             let others: Vec<u64> = others.filter(|other| *other != self.node).collect();
+            let with = self.with.map(|with| with.number(nodes));
+            let with = with.map(|with| match with == self.node {
+                true => others[self.draw as usize % others.len()],
+                false => with,
+            });
             self.others = match self.others.len() {
+                _ if with.is_some() => with.into_iter().collect(),
                 1 => vec![others[self.draw as usize % others.len()]],
                 _ => others,
             };
@@ -320,6 +380,7 @@ impl Fault {
             Kind::StoreCut => format!("node {node} does not reach the store"),
             Kind::StoreDown => "nobody reaches the store".into(),
             Kind::ZoneDark => format!("nobody reaches {}", self.zone_name()),
+            Kind::ZoneReplaced => format!("{} is replaced, {}", self.zone_name(), self.farewell()),
             Kind::ZonesDark => format!("nobody reaches any zone but {}", self.zone_name()),
             Kind::ZoneCut => format!("node {node} does not reach {}", self.zone_name()),
             Kind::ZoneSlow | Kind::ZoneFlaky => format!("{} has {:?}", self.zone_name(), self.trouble),
@@ -356,7 +417,7 @@ impl Fault {
             Kind::RestartRolling => {}
             Kind::Pause => {
                 self.everybody(nodes, |a, b| sim.hold(a, b));
-                world.stores().for_each(|store| store.hold(self.node));
+                world.stores(|store| store.hold(self.node));
             }
             Kind::StoreHold => world.store.hold(self.node),
             Kind::Membership => change_membership(self.node, self.draw, nodes),
@@ -370,6 +431,8 @@ impl Fault {
                 .iter()
                 .for_each(|node| world.store.cut_off(node.number, true)),
             Kind::ZoneDark | Kind::ZonesDark | Kind::ZoneCut => self.cut_zones(world, nodes, true),
+            // That takes its time.
+            Kind::ZoneReplaced => {}
             Kind::ZoneSlow | Kind::ZoneFlaky => {
                 self.zone(world)
                     .iter()
@@ -397,7 +460,7 @@ impl Fault {
             Kind::Pause => {
                 self.everybody(nodes, |a, b| sim.release(a, b));
                 let now = sim.elapsed();
-                world.stores().for_each(|store| store.release(self.node, now));
+                world.stores(|store| store.release(self.node, now));
             }
             Kind::StoreHold => world.store.release(self.node, sim.elapsed()),
             Kind::Membership => restore_membership(nodes),
@@ -421,6 +484,8 @@ impl Fault {
                 .iter()
                 .for_each(|node| world.store.cut_off(node.number, false)),
             Kind::ZoneDark | Kind::ZonesDark | Kind::ZoneCut => self.cut_zones(world, nodes, false),
+            // It goes on by itself.
+            Kind::ZoneReplaced => {}
             Kind::ZoneSlow | Kind::ZoneFlaky => {
                 let zone = self.zone(world);
                 zone.iter().for_each(|zone| zone.set_trouble(Trouble::default()));
@@ -436,25 +501,44 @@ impl Fault {
         }
     }
 
-    /// The zone that it is about, from 0 on.
-    fn zone_index(&self) -> usize {
-        self.draw as usize % EXPRESS_ZONES
-    }
-
     fn zone_name(&self) -> String {
-        format!("zone {}", self.zone_index() + 1)
+        format!("zone {}", self.zone + 1)
     }
 
-    /// `None` if there is no Express.
-    fn zone<'a>(&self, world: &'a World) -> Option<&'a Store> {
-        world.zones.get(self.zone_index())
+    /// The zone's stores; none if there is no Express.
+    fn zone(&self, world: &World) -> Lives {
+        world.zones.of(self.zone)
+    }
+
+    /// Whether the store that is replaced has gone already.
+    fn is_lost(&self) -> bool {
+        self.step_ms < 0
+    }
+
+    fn farewell(&self) -> &'static str {
+        match self.is_lost() {
+            true => "which was lost",
+            false => "and used until then",
+        }
+    }
+
+    /// Another store is there for the zone; `None` if there is no Express.
+    fn replace(&self, now: Duration, world: &World) -> Option<Replacement> {
+        let former = world.zones.of(self.zone).pop()?;
+        if self.is_lost() {
+            former.lose();
+        }
+        let store = Store::new(self.draw, world.trace.clone());
+        world.zones.replace(self.zone, store);
+        Some(Replacement::new(self.zone as u32 + 1, former, now))
     }
 
     /// Takes zones away from whom it is about, or gives them back.
     fn cut_zones(&self, world: &World, nodes: &[SimNode], cut: bool) {
-        let (own, all_others) = (self.zone_index(), self.kind == Kind::ZonesDark);
-        let zones = world.zones.iter().enumerate();
-        for (_, zone) in zones.filter(|(at, _)| (*at == own) != all_others) {
+        let (own, all_others) = (self.zone, self.kind == Kind::ZonesDark);
+        let zones = world.zones.all().into_iter().enumerate();
+        let zones = zones.filter(|(at, _)| (*at == own) != all_others);
+        for zone in zones.flat_map(|(_, lives)| lives) {
             let whom = nodes.iter().map(|node| node.number);
             let whom = whom.filter(|number| self.kind != Kind::ZoneCut || *number == self.node);
             whom.for_each(|number| zone.cut_off(number, cut));

@@ -14,12 +14,14 @@ mod jobs;
 mod log;
 mod network;
 mod operator;
+mod replacement;
 mod run;
 mod schedule;
 mod shrink;
 mod store;
 mod trace;
 mod twice;
+mod zones;
 
 use std::io::Write;
 use std::ops::Range;
@@ -56,7 +58,7 @@ struct Cli {
 enum Command {
     /// One run. Prints what happened, and the verdict last; fails if anything was wrong
     Run(OneSeed),
-    /// A run that fails, with as few of its faults as will do
+    /// A run that fails, in as little time and with as few of its faults and as little work as will do
     Shrink(OneSeed),
     /// The same run twice, each in a process of its own; fails if they differ in a byte
     Meta(OneSeed),
@@ -148,7 +150,7 @@ struct LogArgs {
     bug: Option<Bug>,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct RunArgs {
     /// Simulated seconds in which things go wrong
     #[arg(long, default_value_t = 15)]

@@ -1,12 +1,14 @@
-//! Changes of the membership, as an operator asks a node for them.
+//! What an operator asks a node for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use millrace_api::id::NodeId;
 use millrace_raft::group::Meta;
+use millrace_server::zones::express::ExpressZones;
+use millrace_server::zones::replace::ReplaceError;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -21,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 enum Change {
     Voters(BTreeSet<NodeId>),
     Leader(NodeId),
+    /// Another store for an Express zone; told when it is accepted.
+    Zone(u32, Rc<Cell<bool>>),
 }
 
 /// What a node is asked for. Clones share it.
@@ -35,29 +39,54 @@ struct Inner {
 
 impl Orders {
     /// Does what is asked, as long as the process lives: nothing of it is left when this is dropped.
-    pub async fn carry_out(&self, meta: Meta, trace: &Trace) {
+    pub async fn carry_out(&self, meta: Meta, express: Option<ExpressZones>, trace: &Trace) {
         loop {
             let change = self.0.waiting.borrow_mut().pop_front();
             let Some(change) = change else {
                 self.0.news.notified().await;
                 continue;
             };
-            let answer = match &change {
-                Change::Voters(voters) => timeout(PATIENCE, meta.change_voters(voters.clone())).await,
-                Change::Leader(node) => timeout(PATIENCE, meta.transfer_leader(*node)).await,
+            let doing = async {
+                match &change {
+                    Change::Voters(voters) => meta.change_voters(voters.clone()).await.is_ok(),
+                    Change::Leader(node) => meta.transfer_leader(*node).await.is_ok(),
+                    Change::Zone(number, accepted) => match replace(express.as_ref(), *number).await {
+                        Ok(()) => {
+                            accepted.set(true);
+                            true
+                        }
+                        Err(why) => {
+                            trace.line(&format!("not replaced: {why}"));
+                            false
+                        }
+                    },
+                }
             };
-            let outcome = if matches!(answer, Ok(Ok(()))) {
-                "done"
-            } else {
-                "not done"
-            };
+            let is_done = timeout(PATIENCE, doing).await.unwrap_or(false);
+            let outcome = if is_done { "done" } else { "not done" };
             trace.line(&format!("{change:?}: {outcome}"));
+        }
+    }
+
+    /// Has the node accept the store that it has for the zone, and tells when it did.
+    pub fn replace_zone(&self, number: u32, accepted: Rc<Cell<bool>>) {
+        if self.0.waiting.borrow().is_empty() {
+            self.add(Change::Zone(number, accepted));
         }
     }
 
     fn add(&self, change: Change) {
         self.0.waiting.borrow_mut().push_back(change);
         self.0.news.notify_one();
+    }
+}
+
+async fn replace(express: Option<&ExpressZones>, number: u32) -> Result<(), String> {
+    let express = express.ok_or("there is no Express")?;
+    match express.replace(number).await {
+        // An attempt that was given up has succeeded after all.
+        Ok(_) | Err(ReplaceError::InUse(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

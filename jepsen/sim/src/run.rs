@@ -26,6 +26,7 @@ use crate::network::Wires;
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::trace::{self, Trace};
+use crate::zones::Zones;
 
 /// One step of the network and of every host.
 const TICK: Duration = Duration::from_millis(1);
@@ -116,10 +117,10 @@ impl Run {
             wires: Wires::new(trace.clone()),
             store: Store::new(rng.random(), trace.clone()),
             zones: match class {
-                StorageClass::Standard => Vec::new(),
-                StorageClass::Express => (0..EXPRESS_ZONES)
-                    .map(|_| Store::new(of_zones.random(), trace.clone()))
-                    .collect(),
+                StorageClass::Standard => Zones::default(),
+                StorageClass::Express => {
+                    Zones::new((0..EXPRESS_ZONES).map(|_| Store::new(of_zones.random(), trace.clone())))
+                }
             },
             trace: trace.clone(),
             findings: findings.clone(),
@@ -157,7 +158,7 @@ impl Run {
             let over = sim.step().map_err(|error| anyhow::anyhow!("{error}"))?;
             let now = sim.elapsed();
             trace::set_step(now);
-            world.stores().for_each(|store| store.step(now));
+            world.stores(|store| store.step(now));
             if over {
                 break;
             }
@@ -190,7 +191,7 @@ impl Run {
                 invariants.check(&serving, findings);
                 if class == StorageClass::Express {
                     ready.set(ready.get() || has_express(&serving));
-                    invariants.check_zones(now, &serving, &world.zones, findings);
+                    invariants.check_zones(now, &serving, &world.zones.all(), findings);
                 }
             }
             if now >= marked + MARKS_EVERY {

@@ -1,7 +1,9 @@
 //! Faults that somebody has written down, instead of drawn ones: `pause:owner:1-9,crash:2:10-11.5`.
 //!
 //! Each is a kind, whom it is about, and the time in seconds since clients began. Whom: the number of a node, or the
-//! `leader` of the metadata group or the `owner` of the first channel, as of the moment when the fault begins.
+//! `leader` of the metadata group or the `owner` of the first channel, as of the moment when the fault begins. With
+//! `A+B` it is about what the two send each other alone. What is about a zone and no node has the zone's number there,
+//! and what is about a node and a zone may have the zone behind the `+`.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +19,8 @@ use crate::faults::Kind;
 pub struct Planned {
     pub kind: Kind,
     pub whom: Whom,
+    /// Whom else.
+    pub with: Option<Whom>,
     /// Since clients began.
     pub from: Duration,
     pub until: Duration,
@@ -78,6 +82,10 @@ fn one(text: &str) -> anyhow::Result<Planned> {
     else {
         return Err(anyhow!(context()));
     };
+    let (whom, with) = match whom.split_once('+') {
+        Some((whom, with)) => (whom, Some(with)),
+        None => (whom, None),
+    };
     let (from, until) = time.split_once('-').with_context(context)?;
     let seconds = |text: &str| {
         let seconds: f64 = text.parse().with_context(context)?;
@@ -87,13 +95,18 @@ fn one(text: &str) -> anyhow::Result<Planned> {
     ensure!(from <= until, "{}", context());
     Ok(Planned {
         kind: Kind::from_str(kind, true).map_err(|why| anyhow!("{}: {why}", context()))?,
-        whom: match whom {
-            "owner" => Whom::Owner,
-            "leader" => Whom::Leader,
-            number => Whom::Node(number.parse().with_context(context)?),
-        },
+        whom: named(whom).with_context(context)?,
+        with: with.map(named).transpose().with_context(context)?,
         from,
         until,
+    })
+}
+
+fn named(text: &str) -> anyhow::Result<Whom> {
+    Ok(match text {
+        "owner" => Whom::Owner,
+        "leader" => Whom::Leader,
+        number => Whom::Node(number.parse()?),
     })
 }
 
@@ -113,6 +126,15 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_may_be_between_two() {
+        let schedule: Schedule = "hold:owner+leader:1-9".parse().unwrap();
+        assert_eq!(
+            (schedule.0[0].whom, schedule.0[0].with),
+            (Whom::Owner, Some(Whom::Leader))
+        );
+    }
+
+    #[test]
     fn what_is_no_schedule_is_refused() {
         for text in [
             "",
@@ -122,6 +144,7 @@ mod tests {
             "pause:x:1-9",
             "quake:1:1-9",
             "pause:1:1-9:2",
+            "hold:1+:1-9",
         ] {
             assert!(text.parse::<Schedule>().is_err(), "{text:?}");
         }

@@ -20,6 +20,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
 use crate::trace::{self, Trace};
+use crate::zones::Zones;
 
 const ASKED: u8 = 4;
 const DONE: u8 = 5;
@@ -72,22 +73,17 @@ struct Inner {
     trouble: Trouble,
     /// Nodes that do not reach it.
     cut_off: Vec<u64>,
+    /// Nobody ever reaches it again.
+    is_lost: bool,
     trace: Trace,
 }
 
 /// All stores as one node reaches them.
 pub struct StoresOf {
     pub standard: StoreOf,
-    /// Of Express, in the order of their numbers from 1 on.
-    pub zones: Vec<StoreOf>,
+    /// Of Express.
+    pub zones: Zones,
 }
-
-/// The URL of an Express zone's store, by its number from 1 on.
-pub fn zone_url(number: usize) -> String {
-    format!("{ZONE_URL}{number}")
-}
-
-const ZONE_URL: &str = "sim://zone-";
 
 /// The store as one node reaches it.
 #[derive(Clone)]
@@ -108,6 +104,7 @@ impl Store {
             rng: SmallRng::seed_from_u64(seed),
             trouble: Trouble::default(),
             cut_off: Vec::new(),
+            is_lost: false,
             trace,
         })))
     }
@@ -132,6 +129,11 @@ impl Store {
         if cut {
             inner.cut_off.push(node);
         }
+    }
+
+    /// It is gone for good. What is under way may still take effect, which nobody will see.
+    pub fn lose(&self) {
+        self.lock().is_lost = true;
     }
 
     /// From now on nothing gets through between the node and the store, in either direction; it is late, and not lost.
@@ -240,7 +242,7 @@ impl StoreOf {
         let mut inner = self.store.lock();
         let trace = inner.trace.clone();
         trace.absorb(ASKED, format!("{} {what}", self.node).as_bytes());
-        if inner.cut_off.contains(&self.node) {
+        if inner.is_lost || inner.cut_off.contains(&self.node) {
             return answered;
         }
         let node = self.node;
@@ -292,15 +294,10 @@ impl fmt::Debug for StoreOf {
 
 impl Stores for StoresOf {
     fn open(&self, url: &str) -> Result<Arc<dyn ZoneStore>, StoreError> {
-        let Some(number) = url.strip_prefix(ZONE_URL) else {
-            return Ok(Arc::new(self.standard.clone()));
-        };
-        let zone = number
-            .parse()
-            .ok()
-            .and_then(|number: usize| self.zones.get(number.checked_sub(1)?));
-        let zone = zone.ok_or_else(|| StoreError::Invalid(format!("there is no store {url}")))?;
-        Ok(Arc::new(zone.clone()))
+        Ok(Arc::new(match self.zones.at(url) {
+            Some(zone) => zone.of(self.standard.node),
+            None => self.standard.clone(),
+        }))
     }
 }
 

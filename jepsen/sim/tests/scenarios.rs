@@ -141,3 +141,30 @@ fn a_rolling_restart_with_a_change_of_membership_is_no_end_of_service() {
     assert!(count(&trace, "has stopped") >= 3, "not all were restarted");
     assert!(count(&trace, ": done") >= 1, "the membership did not change");
 }
+
+/// What the operator does is told in `millrace cluster zones replace --help`.
+#[test]
+fn a_zone_that_is_replaced_under_load_while_another_is_slow_loses_nothing() {
+    let schedule = "zone-slow:2:0.5-9,zone-replaced:1:1-8";
+    let trace = trace_of("express", 12, "plain", schedule);
+    assert!(
+        count(&trace, "has stopped") >= 3,
+        "not all nodes were given its URL"
+    );
+    assert!(
+        count(&trace, "nothing is left in its former store") == 1,
+        "it was not replaced"
+    );
+}
+
+/// The first owner of the new lives dies while what only two former stores have is still to be flushed.
+#[test]
+fn a_zone_that_is_lost_and_replaced_while_owners_come_and_go_loses_nothing() {
+    let schedule = "zone-replaced:3:1-6,crash:owner:2-3,zone-dark:2:4-5,crash:owner:6-7";
+    let trace = trace_of("express", 13, "sessions", schedule);
+    assert!(count(&trace, "fault: crash") == 2);
+    assert!(
+        count(&trace, "nothing is left in its former store") == 1,
+        "it was not replaced"
+    );
+}

@@ -11,7 +11,7 @@ use millrace_server::zones::EXPRESS_QUORUM;
 use millrace_wal::ChunkId;
 use millrace_wal::format::{CHUNK_HEADER_LEN, decode_header};
 
-use crate::store::Store;
+use crate::zones::Lives;
 
 /// The nodes that serve may not have heard yet that a chunk is in segments, and its deletion be quicker.
 const LATE_BY: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ impl Zones {
         &mut self,
         now: Duration,
         channels: &[ChannelRecord],
-        zones: &[Store],
+        zones: &[Lives],
     ) -> anyhow::Result<()> {
         let mut missing = BTreeMap::new();
         for channel in channels
@@ -39,9 +39,12 @@ impl Zones {
             self.any_written |= channel.flush_seq.0 > 0;
             for id in counted_slots(channel) {
                 self.any_written = true;
-                let holds = |zone: &&Store| {
-                    zone.peek(&id.key(), CHUNK_HEADER_LEN)
-                        .is_some_and(|it| is_chunk(&it))
+                // One that was replaced counts for what was written under it.
+                let holds = |zone: &&Lives| {
+                    let headers = zone
+                        .iter()
+                        .filter_map(|store| store.peek(&id.key(), CHUNK_HEADER_LEN));
+                    headers.into_iter().any(|header| is_chunk(&header))
                 };
                 if zones.iter().filter(holds).count() < EXPRESS_QUORUM {
                     missing.insert(id, self.missing.get(&id).copied().unwrap_or(now));
@@ -88,6 +91,7 @@ mod tests {
     use millrace_wal::{Chunk, ChunkBuilder, ChunkKind, ChunkMeta};
 
     use super::*;
+    use crate::store::Store;
     use crate::trace::Trace;
 
     /// Epoch 1 has ended behind two slots, of which the first is in segments.
@@ -136,12 +140,14 @@ mod tests {
 
     /// What is wrong when so many zones hold the chunk, and one a seal in its place.
     fn wrong(copies: usize) -> Option<String> {
-        let zones: Vec<Store> = (0..3).map(|seed| Store::new(seed, Trace::new(false))).collect();
+        let zones: Vec<Lives> = (0..3)
+            .map(|seed| vec![Store::new(seed, Trace::new(false))])
+            .collect();
         let chunk = ChunkBuilder::new().finish(meta(ChunkKind::Chunk));
         let seal = Chunk::seal(meta(ChunkKind::Seal { by: Epoch(2) }));
         for (at, zone) in zones.iter().enumerate() {
             let object = if at < copies { &chunk } else { &seal };
-            zone.put(object.meta().id.key(), object.payload.to_bytes());
+            zone[0].put(object.meta().id.key(), object.payload.to_bytes());
         }
         let mut invariant = Zones::default();
         let mut check = |now| invariant.check(now, &[channel()], &zones);
