@@ -62,14 +62,14 @@ jepsen: deps ## Faults on a live cluster, judged by what clients saw: ROUNDS=100
 
 .PHONY: sim
 sim: deps ## A simulated cluster under faults, for the bank of runs or SEEDS=100..200 ARGS="--seconds 60" (docs/testing.md)
-	$(CARGO) build --locked -p millrace-sim
-	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/debug/millrace-sim" bank --jobs "$$(nproc)" \
+	$(CARGO) build --locked --profile sim -p millrace-sim
+	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/sim/millrace-sim" bank --jobs "$$(nproc)" \
 	  $(if $(SEEDS),--seeds $(SEEDS),--dir jepsen/sim/bank) $(ARGS)'
 
 .PHONY: bugs
 bugs: deps ## Break the rules of the design one by one, and see that the simulator finds each
-	$(CARGO) build --locked -p millrace-sim --features bugs
-	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/debug/millrace-sim" bugs --jobs "$$(nproc)" $(ARGS)'
+	$(CARGO) build --locked --profile sim -p millrace-sim --features bugs
+	@scripts/env.sh bash -c '"$$CARGO_TARGET_DIR/sim/millrace-sim" bugs --jobs "$$(nproc)" $(ARGS)'
 
 .PHONY: model
 model: deps ## Every order of the steps in which a channel changes hands, or ARGS="--drop RULE" (docs/testing.md)

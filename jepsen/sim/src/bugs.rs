@@ -165,15 +165,10 @@ fn place(bug: Bug) -> Place {
         Bug::RefusalBeforeDurable => ("matched", Drawn("store-flaky,crash")),
         Bug::AnswerWithoutLease => ("many", Drawn("partition,hold")),
         // Whoever was the leader and an owner hears neither of the next leader nor, from the store, of the next owner.
-        Bug::GrantUnconfirmed => ("many", Planned("hold:leader:1-14,store-hold:leader:1-14")),
-        Bug::ExpireEarly | Bug::OwnerReplaced => ("followers", Planned(OWNER_IS_DEAF)),
+        Bug::GrantUnconfirmed => ("many", Planned("hold:leader:1-9,store-hold:leader:1-9")),
+        Bug::ExpireEarly | Bug::OwnerReplaced => ("many", Planned(OWNER_IS_DEAF)),
         // The others still reach the owner that the leader gives up, and ask the next one when it ends.
-        Bug::UnknownAsRefused => (
-            "plain",
-            Planned(
-                "store-flaky:1:0.5-28,hold:owner+leader:1-9,hold:owner+leader:11-19,hold:owner+leader:20-28",
-            ),
-        ),
+        Bug::UnknownAsRefused => ("many", Planned(DEAF_TO_THE_LEADER)),
         Bug::TokenForgotten => ("fenced", Drawn("crash")),
         Bug::TrimForgotten => ("trims", Drawn("crash")),
         Bug::TrimBeforeDurable => ("trims", Drawn("store-hold,crash")),
@@ -222,14 +217,19 @@ fn place(bug: Bug) -> Place {
         pause_ms: match bug {
             // Streams that are first used while a node does not hear of it.
             Bug::DormantUnconfirmed => Some(400),
-            Bug::OwnerReplaced | Bug::ExpireEarly | Bug::GrantUnconfirmed => Some(20),
+            Bug::OwnerReplaced | Bug::ExpireEarly | Bug::GrantUnconfirmed | Bug::UnknownAsRefused => Some(20),
             _ => None,
         },
     }
 }
 
 /// The owner hears neither that it is one no more, nor, from the store, that it is fenced.
-const OWNER_IS_DEAF: &str = "hold:owner:1-8,store-hold:owner:1-8";
+const OWNER_IS_DEAF: &str =
+    "hold:follower:1-5,store-hold:follower:1-5,hold:follower:8-12,store-hold:follower:8-12";
+
+/// The leader gives the owner up, and all others reach it as before.
+const DEAF_TO_THE_LEADER: &str = "store-flaky:1:0.5-25,hold:follower+leader:1-5,hold:follower+leader:7-11,\
+                                  hold:follower+leader:13-17,hold:follower+leader:19-23";
 
 /// Who would have found it: the part of the simulator that says so.
 fn judge(finding: &str) -> &'static str {

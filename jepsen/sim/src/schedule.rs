@@ -1,18 +1,25 @@
 //! Faults that somebody has written down, instead of drawn ones: `pause:owner:1-9,crash:2:10-11.5`.
 //!
-//! Each is a kind, whom it is about, and the time in seconds since clients began. Whom: the number of a node, or the
-//! `leader` of the metadata group or the `owner` of the first channel, as of the moment when the fault begins. With
-//! `A+B` it is about what the two send each other alone. What is about a zone and no node has the zone's number there,
-//! and what is about a node and a zone may have the zone behind the `+`.
+//! Each is a kind, whom it is about, and the time in seconds since clients began. Whom: the number of a node, the
+//! `leader` of the metadata group, the `owner` of the first stream that is in use, or a `follower`, who is an owner and
+//! does not lead, if there is one; all as of the moment when the fault begins. With `A+B` it is about what the two send
+//! each other alone. What is about a zone and no node has the zone's number there, and what is about a node and a zone
+//! may have the zone behind the `+`.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use clap::ValueEnum;
+use millrace_api::id::ChannelId;
+use millrace_raft::error::StoreError;
+use millrace_raft::query::{ChannelRecord, View};
 
 use crate::cluster::SimNode;
 use crate::faults::Kind;
+
+/// Basins, and streams of each, that are looked at.
+const LOOKED_AT_MAX: usize = 100;
 
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +38,8 @@ pub struct Planned {
 pub enum Whom {
     Node(u64),
     Owner,
+    /// An owner that does not lead.
+    Follower,
     Leader,
 }
 
@@ -44,19 +53,45 @@ impl Whom {
         let number = match self {
             Self::Node(number) => Some(number),
             Self::Leader => leader(nodes),
-            Self::Owner => owner(nodes),
+            Self::Owner => owner(nodes, None),
+            Self::Follower => owner(nodes, leader(nodes)),
         };
         number.unwrap_or(1)
     }
 }
 
-/// As the node says that has applied most.
-fn owner(nodes: &[SimNode]) -> Option<u64> {
+/// As the node says that has applied most: of the first stream that is in use, or else of any channel. With `but`
+/// somebody else, if somebody else owns a channel that is in use.
+fn owner(nodes: &[SimNode], but: Option<u64>) -> Option<u64> {
     let metas = nodes.iter().filter_map(SimNode::meta);
     let newest = metas.max_by_key(|meta| meta.applied_index())?;
-    let channels = newest.state().channels().ok()?;
-    let owners = channels.iter().find_map(|channel| channel.owner);
-    owners.map(|owner| owner.node.0)
+    newest.state().at_once(|view| {
+        let channels = view.channels().ok()?;
+        let owner = |channel: &ChannelRecord| channel.owner.map(|owner| owner.node.0);
+        let in_use = in_use(&view).unwrap_or_default();
+        let of = |id: &ChannelId| {
+            channels
+                .iter()
+                .find(|channel| channel.channel == *id)
+                .and_then(owner)
+        };
+        let owners: Vec<u64> = in_use.iter().filter_map(of).collect();
+        let other = owners.iter().find(|owner| Some(**owner) != but);
+        let found = other.or(owners.first()).copied();
+        found.or_else(|| channels.iter().find_map(owner))
+    })
+}
+
+/// Channels of open streams.
+fn in_use(view: &View<'_>) -> Result<Vec<ChannelId>, StoreError> {
+    let mut channels = Vec::new();
+    for basin in view.list_basins("", "", LOOKED_AT_MAX)?.items {
+        for entry in view.list_streams(basin.id, "", "", LOOKED_AT_MAX)?.items {
+            let stream = view.stream_by_id(entry.id)?;
+            channels.extend(stream.and_then(|stream| stream.open).map(|open| open.channel));
+        }
+    }
+    Ok(channels)
 }
 
 /// Of those who think that they lead, the one of the highest term.
@@ -105,6 +140,7 @@ fn one(text: &str) -> anyhow::Result<Planned> {
 fn named(text: &str) -> anyhow::Result<Whom> {
     Ok(match text {
         "owner" => Whom::Owner,
+        "follower" => Whom::Follower,
         "leader" => Whom::Leader,
         number => Whom::Node(number.parse()?),
     })
