@@ -166,7 +166,8 @@ fn place(bug: Bug) -> Place {
         Bug::AnswerWithoutLease => ("many", Drawn("partition,hold")),
         // Whoever was the leader and an owner hears neither of the next leader nor, from the store, of the next owner.
         Bug::GrantUnconfirmed => ("many", Planned("hold:leader:1-9,store-hold:leader:1-9")),
-        Bug::ExpireEarly | Bug::OwnerReplaced => ("many", Planned(OWNER_IS_DEAF)),
+        Bug::ExpireEarly => ("many", Drawn("hold,partition")),
+        Bug::OwnerReplaced => ("many", Planned(OWNER_IS_DEAF)),
         // The others still reach the owner that the leader gives up, and ask the next one when it ends.
         Bug::UnknownAsRefused => ("many", Planned(DEAF_TO_THE_LEADER)),
         Bug::TokenForgotten => ("fenced", Drawn("crash")),
