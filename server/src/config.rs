@@ -10,7 +10,6 @@ use clap::Args;
 use millrace_wal::segment::CHAIN_ENTRIES_MAX;
 use serde::Deserialize;
 
-use crate::cache::disk::DISK_BYTES_MIN;
 use crate::channel::flush::FlushLimits;
 use crate::cluster::ClusterConfig;
 
@@ -223,15 +222,6 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE", env = "MILLRACE_CACHE_BYTES")]
     pub cache_bytes: Option<ByteSize>,
 
-    /// Room on a local disk for parts of segments that left the memory; 0 for none, otherwise at least 256MiB
-    /// [default: 0]
-    #[arg(long, value_name = "SIZE", env = "MILLRACE_CACHE_DISK_BYTES")]
-    pub cache_disk_bytes: Option<ByteSize>,
-
-    /// Where that is: a directory of this node alone [default: `cache` in the data directory]
-    #[arg(long, value_name = "DIR", env = "MILLRACE_CACHE_DISK_DIR")]
-    pub cache_disk_dir: Option<PathBuf>,
-
     /// How long objects that nothing names any more are kept, for readers that have begun with them [default: 60s]
     #[arg(long, value_name = "DURATION", env = "MILLRACE_READER_GRACE", value_parser = humantime::parse_duration)]
     #[serde(default, with = "humantime_serde::option")]
@@ -350,8 +340,6 @@ impl Settings {
             flush_bytes,
             flush_interval,
             cache_bytes,
-            cache_disk_bytes,
-            cache_disk_dir,
             reader_grace,
             housekeeping_interval,
             chain_rows,
@@ -420,8 +408,6 @@ pub struct NodeConfig {
     pub flush_bytes: usize,
     pub flush_interval: Duration,
     pub cache_bytes: usize,
-    /// Directory and bytes.
-    pub cache_disk: Option<(PathBuf, u64)>,
     pub reader_grace: Duration,
     pub housekeeping_interval: Duration,
     pub chain_rows: usize,
@@ -518,20 +504,6 @@ impl NodeConfig {
             )?,
             flush_interval: settings.flush_interval.unwrap_or(flush.interval),
             cache_bytes: bytes("cache-bytes", settings.cache_bytes, 256 * MIB, 0)?,
-            cache_disk: match settings.cache_disk_bytes.map_or(0, |size| size.as_u64()) {
-                0 => None,
-                size if size < DISK_BYTES_MIN => {
-                    return Err(ConfigError::Invalid(format!(
-                        "cache-disk-bytes: {} is too little; 0, or at least {}",
-                        ByteSize(size),
-                        ByteSize(DISK_BYTES_MIN)
-                    )));
-                }
-                size => {
-                    let dir = settings.cache_disk_dir.unwrap_or_else(|| data_dir.join("cache"));
-                    Some((dir, size))
-                }
-            },
             reader_grace: settings.reader_grace.unwrap_or(Duration::from_secs(60)),
             housekeeping_interval: settings.housekeeping_interval.unwrap_or(Duration::from_secs(60)),
             chain_rows: chain_rows(settings.chain_rows)?,

@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::service::AdminParts;
 use crate::cache::PageCache;
-use crate::cache::disk::{Disk, DiskError, DiskOptions};
 use crate::channel::flush::FlushLimits;
 use crate::channel::recovery::{Owner, RecoveryError};
 use crate::channel::state::ChannelLimits;
@@ -71,8 +70,6 @@ pub enum NodeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    CacheDisk(#[from] DiskError),
-    #[error(transparent)]
     Wal(#[from] millrace_wal::WalError),
     #[error("metadata: {0}")]
     Meta(#[from] MetaError),
@@ -117,7 +114,6 @@ pub struct Node {
     /// What other nodes ask of this one.
     stop_serving: CancellationToken,
     tasks: JoinSet<()>,
-    cache_disk: Option<Disk>,
 }
 
 impl Node {
@@ -179,8 +175,7 @@ impl Node {
             peers,
             stop: stop_serving.clone(),
         });
-        let cache_disk = cache_disk(&config, &meta, &env).await?;
-        let storage = Storage::new(zone, disks, neighbours, cache_disk.clone(), &config, &meta, &env)?;
+        let storage = Storage::new(zone, disks, neighbours, &config, &meta, &env)?;
         let node = config.cluster.as_ref().map_or(NODE, |cluster| cluster.node);
         let channels = Channels::new(node, meta.clone());
         let classes = usize::from(config.store.is_some()) + usize::from(config.express.is_some());
@@ -285,7 +280,6 @@ impl Node {
             stop_tasks,
             stop_serving,
             tasks,
-            cache_disk,
         })
     }
 
@@ -354,9 +348,6 @@ impl Node {
         }
         self.stop_serving.cancel();
         self.tasks.shutdown().await;
-        if let Some(disk) = self.cache_disk {
-            disk.close().await;
-        }
         self.meta.shutdown().await;
     }
 }
@@ -528,19 +519,6 @@ fn not_owned(ended: Result<Result<(), Trouble>, JoinError>) -> NodeError {
         Ok(Err(Trouble::Recovery { channel, cause })) => NodeError::Recovery { channel, cause },
         ended => NodeError::Channels(channel_failure(ended)),
     }
-}
-
-/// The disk for pages, if there is to be one.
-async fn cache_disk(config: &NodeConfig, meta: &Meta, env: &Env) -> Result<Option<Disk>, NodeError> {
-    let Some((dir, capacity_bytes)) = config.cache_disk.clone() else {
-        return Ok(None);
-    };
-    let options = DiskOptions {
-        dir,
-        capacity_bytes,
-        cell: standard::cell_id(meta, env).await?,
-    };
-    Ok(Some(Disk::open(options).await?))
 }
 
 /// A former process that was killed may take a moment to end; the lock is its until then.

@@ -1,7 +1,5 @@
 //! A node without a network between: races and turns that are hard to bring about from outside.
 
-#[path = "in_process/cache_disk.rs"]
-mod cache_disk;
 #[path = "in_process/chains.rs"]
 mod chains;
 #[path = "in_process/channels.rs"]

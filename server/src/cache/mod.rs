@@ -4,10 +4,9 @@
 //! many readers want it at a time, and a failure is never kept. What a page says is not judged here: readers check
 //! every frame and [`forget`](PageCache::forget) a page that is not what was written.
 //!
-//! Nodes of one zone share what they fetch: see [`zone`]. Behind the memory there may be a [disk](disk).
+//! Nodes of one zone share what they fetch: see [`zone`].
 
 mod breaker;
-pub mod disk;
 mod flight;
 mod kept;
 mod latency;
@@ -32,7 +31,6 @@ use millrace_wal::{Payload, StoreError, ZoneStore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use disk::{Disk, FromDisk};
 use flight::Flights;
 use kept::Kept;
 use source::{FromStore, Source};
@@ -57,8 +55,6 @@ pub struct PageCacheOptions {
     pub capacity_bytes: u64,
     /// Downloads that are under way at a time, of up to 4 MiB each.
     pub downloads_max: usize,
-    /// Holds what was read from the store and left the memory.
-    pub disk: Option<Disk>,
 }
 
 impl Default for PageCacheOptions {
@@ -66,7 +62,6 @@ impl Default for PageCacheOptions {
         Self {
             capacity_bytes: 256 << 20,
             downloads_max: 64,
-            disk: None,
         }
     }
 }
@@ -103,7 +98,6 @@ pub struct PageCache {
     kept: Kept,
     flights: Arc<Flights>,
     zone: Option<Arc<Zone>>,
-    disk: Option<Disk>,
     stats: Arc<CacheStats>,
 }
 
@@ -112,14 +106,12 @@ impl PageCache {
     pub fn new(store: Arc<dyn ZoneStore>, options: &PageCacheOptions) -> Arc<Self> {
         let stats = Arc::new(CacheStats::default());
         let kept = Kept::new(options.capacity_bytes);
-        let source: Arc<dyn Source> = Arc::new(FromStore::new(store.clone(), stats.clone()));
-        let source = FromDisk::before(source, options.disk.as_ref(), &stats);
+        let source = FromStore::new(store.clone(), stats.clone());
         Arc::new(Self {
             store,
-            flights: Flights::new(kept.clone(), source, options.downloads_max),
+            flights: Flights::new(kept.clone(), Arc::new(source), options.downloads_max),
             kept,
             zone: None,
-            disk: options.disk.clone(),
             stats,
         })
     }
@@ -134,14 +126,19 @@ impl PageCache {
         let stats = Arc::new(CacheStats::default());
         let kept = Kept::new(options.capacity_bytes);
         let from_store = FromStore::new(store.clone(), stats.clone());
-        let zone = Zone::new(neighbours, kept.clone(), from_store, options, stats.clone());
+        let zone = Zone::new(
+            neighbours,
+            kept.clone(),
+            from_store,
+            options.downloads_max,
+            stats.clone(),
+        );
         let source: Arc<dyn Source> = zone.clone();
         Arc::new(Self {
             store,
             flights: Flights::new(kept.clone(), source, options.downloads_max),
             kept,
             zone: Some(zone),
-            disk: options.disk.clone(),
             stats,
         })
     }
@@ -238,9 +235,6 @@ impl PageCache {
         let key = PageKey { object, page };
         if self.kept.forget(key, |kept| kept.as_ptr() == seen.as_ptr()).await {
             count(&self.stats.forgotten, 1);
-            if let Some(disk) = &self.disk {
-                disk.forget(key);
-            }
             if let Some(zone) = &self.zone {
                 zone.suspect(key, seen).await;
             }

@@ -21,14 +21,6 @@ pub struct CacheStats {
     pub breaker_opens: AtomicU64,
     /// Pages that were thrown away because a frame in them failed its check.
     pub forgotten: AtomicU64,
-    /// Pages that were on the local disk.
-    pub disk_hits: AtomicU64,
-    /// Bytes of these.
-    pub disk_hit_bytes: AtomicU64,
-    /// Pages that were looked for on the local disk and had to come from elsewhere.
-    pub disk_misses: AtomicU64,
-    /// Pages that could not be read from the local disk.
-    pub disk_failures: AtomicU64,
     /// Pages that another node of the zone gave to this one.
     pub zone_hits: AtomicU64,
     /// Bytes of these.

@@ -19,7 +19,6 @@ use millrace_wal::{Wal, WalError, WalOptions, Zone, ZoneStore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::disk::Disk;
 use crate::cache::zone::Neighbourhood;
 use crate::cache::{PageCache, PageCacheOptions};
 use crate::chain::Chains;
@@ -81,12 +80,11 @@ pub struct SegmentTarget {
 
 impl Storage {
     /// Over the standard store, if there is one, and the Express zones, if there are any: one of the two. `disks` and
-    /// `neighbours`: of a node among others; `cache_disk`: for pages.
+    /// `neighbours`: of a node among others.
     pub fn new(
         standard: Option<Zone>,
         disks: Option<Disks>,
         neighbours: Option<Neighbourhood>,
-        cache_disk: Option<Disk>,
         config: &NodeConfig,
         meta: &Meta,
         env: &Env,
@@ -118,7 +116,6 @@ impl Storage {
         let cache = {
             let options = PageCacheOptions {
                 capacity_bytes: config.cache_bytes as u64,
-                disk: cache_disk,
                 ..PageCacheOptions::default()
             };
             match neighbours {

@@ -140,20 +140,6 @@ const CACHE_COUNTERS: &[(&str, &str, CacheField)] = &[
         "Pages thrown away because a frame in them failed its check",
         |s| &s.forgotten,
     ),
-    ("cache_disk_hits", "Pages that were on the local disk", |s| {
-        &s.disk_hits
-    }),
-    ("cache_disk_hit_bytes", "Bytes of these", |s| &s.disk_hit_bytes),
-    (
-        "cache_disk_misses",
-        "Pages that were looked for on the local disk and had to come from elsewhere",
-        |s| &s.disk_misses,
-    ),
-    (
-        "cache_disk_failures",
-        "Pages that could not be read from the local disk",
-        |s| &s.disk_failures,
-    ),
     (
         "cache_zone_hits",
         "Pages that another node of the zone gave to this one",

@@ -171,7 +171,7 @@ pub async fn attach(url: &str, meta: &Meta, env: &Env) -> Result<Zone, StoreErro
     }
 }
 
-pub async fn cell_id(meta: &Meta, env: &Env) -> Result<u128, StoreError> {
+pub(super) async fn cell_id(meta: &Meta, env: &Env) -> Result<u128, StoreError> {
     if let Some(cell) = meta.state().cell_id().map_err(MetaError::from)? {
         return Ok(cell);
     }

@@ -36,12 +36,11 @@ use millrace_api::id::NodeId;
 use millrace_api::segment::SegmentObjectId;
 use moka::future::Cache;
 
-use super::disk::{Disk, FromDisk};
 use super::flight::Flights;
 use super::kept::{Kept, hash_of};
 use super::source::{FromStore, Source};
 use super::stats::{CacheStats, count};
-use super::{PageCacheOptions, PageError, PageKey};
+use super::{PageError, PageKey};
 use asked::Asked;
 use client::Answer;
 use members::{Member, Members, with_room};
@@ -68,7 +67,6 @@ pub(super) struct Zone {
     kept: Kept,
     /// Fetches what the node that looks after it does not have.
     origin: Arc<Flights>,
-    disk: Option<Disk>,
     suspects: Cache<PageKey, Suspect>,
     stats: Arc<CacheStats>,
 }
@@ -78,7 +76,7 @@ impl Zone {
         neighbours: Arc<dyn Neighbours>,
         kept: Kept,
         store: FromStore,
-        options: &PageCacheOptions,
+        downloads_max: usize,
         stats: Arc<CacheStats>,
     ) -> Arc<Self> {
         let asking = Arc::new(Asking {
@@ -86,15 +84,13 @@ impl Zone {
             members: Members::default(),
             stats: stats.clone(),
         });
-        let origin: Arc<dyn Source> = Arc::new(FromMaker {
+        let origin = FromMaker {
             asking: asking.clone(),
             store,
-        });
-        let origin = FromDisk::before(origin, options.disk.as_ref(), &stats);
+        };
         Arc::new(Self {
             asking,
-            origin: Flights::new(kept.clone(), origin, options.downloads_max),
-            disk: options.disk.clone(),
+            origin: Flights::new(kept.clone(), Arc::new(origin), downloads_max),
             kept,
             suspects: Cache::new(SUSPECTS_MAX),
             stats,
@@ -114,9 +110,6 @@ impl Zone {
         if self.kept.forget(key, |kept| hash_of(kept) == hash).await {
             tracing::warn!(object = %key.object, page = key.page, "another node has found a kept page to be bad");
             count(&self.stats.forgotten, 1);
-            if let Some(disk) = &self.disk {
-                disk.forget(key);
-            }
         }
     }
 
