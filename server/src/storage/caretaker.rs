@@ -53,7 +53,7 @@ impl Caretaker {
         if self.cell.wals.has_standard() {
             return Ok(0);
         }
-        let lacking = lacking(&self.cell.meta, &self.cell.wals, zone).await;
+        let lacking = lacking(&self.cell, zone).await;
         let lacking = lacking.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(lacking as u64)
     }

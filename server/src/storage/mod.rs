@@ -224,8 +224,7 @@ impl Storage {
         if let Some((zones, mirror)) = self.express.clone().zip(self.mirror) {
             let repair = SegmentRepair {
                 node,
-                meta: meta.clone(),
-                wals: self.wals.clone(),
+                cell: sweeps.cell.clone(),
                 channels: channels.clone(),
                 zones,
                 mirror,

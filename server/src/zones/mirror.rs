@@ -411,3 +411,6 @@ fn worse(before: Option<StoreError>, error: StoreError) -> StoreError {
         _ => error,
     }
 }
+
+#[cfg(test)]
+mod tests;

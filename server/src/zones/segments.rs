@@ -1,11 +1,12 @@
-//! Gives Express zones the segment objects that they lack, where a cell has no standard store.
+//! Gives Express zones the objects under `segments/` that they lack, where a cell has no standard store.
 //!
 //! - What this node itself has stored without a zone is remembered and copied when the zone answers.
-//! - When a zone answers again, is another one than before, or this node's share of the channels has changed, every live
-//!   object of the share is looked for in the zone's listing; and from time to time without a reason.
+//! - When a zone answers again, is another one than before, or this node's share of the channels has changed, its listing is
+//!   compared with those of the others; and from time to time without a reason.
 //! - A copy that a reader found to be bad is looked for and replaced.
 //!
-//! An object is read from another zone, checked as a whole and compared with what metadata say of it, before it is copied.
+//! What the others have and nobody needs, by the proof that a sweep goes by, is not copied. Everything else is read from
+//! another zone and checked as a whole before.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,10 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use millrace_api::config::StorageClass;
 use millrace_api::id::{ChannelId, NodeId, ZoneGen};
-use millrace_api::segment::{SEGMENT_PREFIX, SegmentObjectId};
-use millrace_raft::error::MetaError;
-use millrace_raft::group::Meta;
-use millrace_raft::query::SegmentObjectRecord;
+use millrace_api::segment::{SEGMENT_PREFIX, SegmentObjectId, SegmentOrigin};
+use millrace_wal::segment::ChainIndex;
 use millrace_wal::{Payload, ReadRange, StoreError, ZoneStore, verify_object};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -26,12 +25,13 @@ use super::express::ExpressZones;
 use super::mirror::MirroredStore;
 use super::{EXPRESS_ZONES, zone_numbers};
 use crate::channels::Channels;
+use crate::storage::cell::{Area, Cell};
+use crate::storage::sweep::{SweepError, needed};
 use crate::tasks::share::Share;
-use crate::wals::Wals;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Rows of metadata, and keys of a listing, in one step.
+/// Keys of a listing in one step.
 const PAGE: usize = 1000;
 /// So much is copied a second.
 const BYTES_PER_SECOND: u64 = 64 << 20;
@@ -41,8 +41,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// What this node repairs.
 pub struct SegmentRepair {
     pub node: NodeId,
-    pub meta: Meta,
-    pub wals: Wals,
+    pub cell: Cell,
     pub channels: Channels,
     pub zones: ExpressZones,
     pub mirror: Arc<MirroredStore>,
@@ -57,24 +56,9 @@ struct Looked {
     zone_gen: ZoneGen,
 }
 
-/// Why it is not known what a zone lacks, or why it cannot be given to it. Passes.
-#[derive(Debug, thiserror::Error)]
-pub enum SegmentError {
-    #[error("metadata: {0}")]
-    Meta(#[from] MetaError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<millrace_raft::error::StoreError> for SegmentError {
-    fn from(error: millrace_raft::error::StoreError) -> Self {
-        Self::Meta(error.into())
-    }
-}
-
 /// What the copy of an object in one zone is.
 #[derive(Debug)]
-pub enum Copy {
+enum Copy {
     Whole(Bytes),
     Absent,
     /// Not what was written, for this reason.
@@ -106,40 +90,43 @@ impl SegmentRepair {
         .await;
     }
 
-    async fn look(&self, zone: usize, looked: &mut Option<Looked>) -> Result<(), SegmentError> {
-        let missed = self.mirror.missed(zone);
+    async fn look(&self, zone: usize, looked: &mut Option<Looked>) -> Result<(), SweepError> {
         if !self.zones.is_ok(zone) {
             // Nobody can say what it has. It lacks at least what was stored without it.
             *looked = None;
-            self.zones.set_segment_backlog(zone, missed.len() as u64);
+            let missed = self.mirror.missed(zone).len();
+            self.zones.set_segment_backlog(zone, missed as u64);
             return Ok(());
         }
-        for key in &missed {
-            self.missed(zone, key).await?;
-        }
-        let (Some(store), Some(share)) = (self.store(zone), Share::of_node(self.node, &self.meta.state())?)
-        else {
+        self.missed(zone).await?;
+        let share = Share::of_node(self.node, &self.cell.meta.state())
+            .map_err(millrace_raft::error::MetaError::from)?;
+        let (Some((zone_gen, store)), Some(share)) = (self.store(zone), share) else {
             return Ok(());
         };
-        let (zone_gen, store) = store;
         let now = Looked { share, zone_gen };
         if looked.as_ref() == Some(&now) {
-            self.zones
-                .set_segment_backlog(zone, self.mirror.missed(zone).len() as u64);
+            let missed = self.mirror.missed(zone).len();
+            self.zones.set_segment_backlog(zone, missed as u64);
             return Ok(());
         }
-        let mut copied = 0;
+        let (mut copied, mut left) = (0, 0);
         let owned = self.channels.owned();
         let in_scope = |channel: ChannelId| share.has_channel(channel) || owned.contains_key(&channel);
-        let mut lacking = Lacking::new(&self.meta, store.clone());
-        while let Some(page) = lacking.next().await? {
-            let page: Vec<_> = page
-                .into_iter()
-                .filter(|it| in_scope(it.object.channel))
-                .collect();
-            self.zones.set_segment_backlog(zone, page.len() as u64);
-            for object in page {
-                copied += u64::from(self.copy(zone, &*store, &object).await?);
+        let mut lacking = Lacking::new(self.cell.clone(), zone)?;
+        while let Some(mut page) = lacking.next().await? {
+            page.retain(|id| in_scope(id.channel));
+            self.zones.set_segment_backlog(zone, left + page.len() as u64);
+            for id in page {
+                match self.copy(zone, &*store, id).await {
+                    Ok(is_new) => copied += u64::from(is_new),
+                    // The others get theirs nevertheless.
+                    Err(SweepError::Store(StoreError::Corrupt(why))) => {
+                        tracing::error!(object = %id, zone = zone + 1, why, "the zone lacks an object of which no zone has a good copy");
+                        left += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         if copied > 0 {
@@ -149,109 +136,101 @@ impl SegmentRepair {
                 "gave the zone segment objects that it lacked"
             );
         }
-        self.zones.set_segment_backlog(zone, 0);
-        *looked = Some(now);
+        self.zones.set_segment_backlog(zone, left);
+        *looked = (lacking.is_complete && left == 0).then_some(now);
         Ok(())
     }
 
     /// The zone's store as it is now, and which life that is.
     fn store(&self, zone: usize) -> Option<(ZoneGen, Arc<dyn ZoneStore>)> {
-        let wal = self.wals.of_class(StorageClass::Express)?;
+        let wal = self.cell.wals.of_class(StorageClass::Express)?;
         wal.gens().into_iter().zip(wal.stores()).nth(zone)
     }
 
-    /// An object that this node has stored without the zone.
-    async fn missed(&self, zone: usize, key: &str) -> Result<(), SegmentError> {
-        let Ok(id) = key.parse::<SegmentObjectId>() else {
-            self.mirror.forget_missed(zone, key);
+    /// Gives the zone what this node has stored without it.
+    async fn missed(&self, zone: usize) -> Result<(), SweepError> {
+        let missed = self.mirror.missed(zone);
+        let (Some((_, store)), false) = (self.store(zone), missed.is_empty()) else {
             return Ok(());
         };
-        let Some((_, store)) = self.store(zone) else {
-            return Ok(());
-        };
-        match self.meta.state().segment_object(id)? {
-            Some(object) if object.dead_at_ms.is_none() => {
-                if let Copy::Absent = look_at(&*store, &object, ReadRange::Suffix(0)).await? {
-                    self.copy(zone, &*store, &object).await?;
-                }
+        let wanted = needed(&self.cell, area(zone), missed.clone()).await?;
+        for key in missed {
+            if wanted.contains(&key)
+                && let Ok(id) = key.parse()
+                && within(store.get(&key, ReadRange::Suffix(0))).await?.is_none()
+            {
+                self.copy(zone, &*store, id).await?;
             }
-            Some(_) => {}
-            // Until its flush or merge is over it may yet be named.
-            None if self.may_be_named(id)? => return Ok(()),
-            None => {}
+            self.mirror.forget_missed(zone, &key);
         }
-        self.mirror.forget_missed(zone, key);
         Ok(())
     }
 
-    fn may_be_named(&self, id: SegmentObjectId) -> Result<bool, SegmentError> {
-        let channel = self.meta.state().channel(id.channel)?;
-        Ok(channel.is_some_and(|channel| channel.epoch <= id.epoch))
-    }
-
-    /// Whether the zone has it now and had not before; not, if no other zone has it either.
+    /// Whether the zone has it now and had not before; not, if nobody needs it any more.
     async fn copy(
         &self,
         zone: usize,
         store: &dyn ZoneStore,
-        object: &SegmentObjectRecord,
-    ) -> Result<bool, SegmentError> {
-        let Some(bytes) = self.source(zone, object).await? else {
+        id: SegmentObjectId,
+    ) -> Result<bool, SweepError> {
+        let Some(bytes) = self.source(zone, id).await? else {
             return Ok(false);
         };
         let pause = Duration::from_secs(1).mul_f64(bytes.len() as f64 / BYTES_PER_SECOND as f64);
-        put(store, object.object, bytes).await?;
+        put(store, id, bytes).await?;
         self.zones.repaired(zone, 1);
         sleep(pause).await;
         Ok(true)
     }
 
-    /// The object as a zone other than this one has it; `None` if it is not alive any more.
-    async fn source(&self, zone: usize, object: &SegmentObjectRecord) -> Result<Option<Bytes>, SegmentError> {
+    /// The object as a zone other than this one has it; `None` if nobody needs it any more.
+    async fn source(&self, zone: usize, id: SegmentObjectId) -> Result<Option<Bytes>, SweepError> {
         let mut failed = None;
         for other in (0..EXPRESS_ZONES).filter(|other| *other != zone) {
             let Some((_, store)) = self.store(other) else {
                 continue;
             };
-            match look_at(&*store, object, ReadRange::Full).await {
+            match look_at(&*store, id).await {
                 Ok(Copy::Whole(bytes)) => return Ok(Some(bytes)),
                 Ok(Copy::Absent) => {}
                 Ok(Copy::Bad(why)) => {
-                    tracing::warn!(object = %object.object, zone = other + 1, why, "bad copy of a segment object");
-                    failed = Some(StoreError::Corrupt(format!("{}: {why}", object.object)));
+                    tracing::warn!(object = %id, zone = other + 1, why, "bad copy of a segment object");
+                    failed = Some(StoreError::Corrupt(format!("{id}: {why}")));
                 }
                 Err(error) => failed = Some(error),
             }
         }
-        let still = self.meta.state().segment_object(object.object)?;
-        match still.is_some_and(|it| it.dead_at_ms.is_none()) {
-            false => Ok(None),
-            true => Err(failed
-                .unwrap_or_else(|| StoreError::Corrupt(format!("{} is in no other zone", object.object)))
-                .into()),
+        if needed(&self.cell, area(zone), vec![id.to_string()])
+            .await?
+            .is_empty()
+        {
+            return Ok(None);
         }
+        Err(failed
+            .unwrap_or_else(|| StoreError::Retry(format!("{id} is in no other zone")))
+            .into())
     }
 
     /// Looks at every copy of the objects that readers have found fault with, and replaces what is bad.
-    async fn doubtful(&self) -> Result<(), SegmentError> {
+    async fn doubtful(&self) -> Result<(), SweepError> {
         for key in self.mirror.doubtful() {
-            let object = match key.parse::<SegmentObjectId>() {
-                Ok(id) => self.meta.state().segment_object(id)?,
-                Err(_) => None,
+            let Ok(id) = key.parse::<SegmentObjectId>() else {
+                self.mirror.settled(&key);
+                continue;
             };
-            if let Some(object) = object {
-                for zone in (0..EXPRESS_ZONES).filter(|zone| self.zones.is_ok(*zone)) {
-                    let Some((_, store)) = self.store(zone) else {
+            for zone in (0..EXPRESS_ZONES).filter(|zone| self.zones.is_ok(*zone)) {
+                let Some((_, store)) = self.store(zone) else {
+                    continue;
+                };
+                if let Copy::Bad(why) = look_at(&*store, id).await? {
+                    let Some(bytes) = self.source(zone, id).await? else {
                         continue;
                     };
-                    if let Copy::Bad(why) = look_at(&*store, &object, ReadRange::Full).await? {
-                        let Some(bytes) = self.source(zone, &object).await? else {
-                            continue;
-                        };
-                        replace(&*store, object.object, bytes).await?;
-                        self.zones.repaired(zone, 1);
-                        tracing::warn!(object = %object.object, zone = zone + 1, why, "replaced a bad copy of a segment object");
-                    }
+                    // Readers find it in the other zones meanwhile, and nobody takes its absence for an answer.
+                    within(store.delete(&key)).await?;
+                    put(&*store, id, bytes).await?;
+                    self.zones.repaired(zone, 1);
+                    tracing::warn!(object = %id, zone = zone + 1, why, "replaced a bad copy of a segment object");
                 }
             }
             self.mirror.settled(&key);
@@ -260,120 +239,139 @@ impl SegmentRepair {
     }
 }
 
-/// Live objects that a zone does not list, a page of metadata at a time.
-pub struct Lacking<'a> {
-    meta: &'a Meta,
-    store: Arc<dyn ZoneStore>,
-    after: Option<SegmentObjectId>,
-    begun: bool,
+/// What is needed of a zone's area.
+fn area(place: usize) -> Area {
+    let zone = zone_numbers(StorageClass::Express).start + place as u32;
+    Area::Segments { zone }
 }
 
-impl<'a> Lacking<'a> {
-    pub fn new(meta: &'a Meta, store: Arc<dyn ZoneStore>) -> Self {
-        Self {
-            meta,
-            store,
+/// Objects that other zones have and one lacks, a step of their listings at a time.
+pub struct Lacking {
+    cell: Cell,
+    place: usize,
+    stores: Vec<Arc<dyn ZoneStore>>,
+    after: Option<String>,
+    /// Every other zone was listed, too.
+    pub is_complete: bool,
+}
+
+impl Lacking {
+    /// Of the zone at this place.
+    pub fn new(cell: Cell, place: usize) -> Result<Self, StoreError> {
+        let wal = cell.wals.of_class(StorageClass::Express);
+        let wal = wal.ok_or_else(|| StoreError::Retry("the Express zones are not all registered".into()))?;
+        Ok(Self {
+            cell,
+            place,
+            stores: wal.stores(),
             after: None,
-            begun: false,
-        }
+            is_complete: true,
+        })
     }
 
-    /// Of the next page; `None` behind the last. All that was committed before the first call is in some page.
-    pub async fn next(&mut self) -> Result<Option<Vec<SegmentObjectRecord>>, SegmentError> {
-        if !std::mem::replace(&mut self.begun, true) {
-            self.meta.linearize().await?;
+    /// Of the next step; `None` behind the last.
+    pub async fn next(&mut self) -> Result<Option<Vec<SegmentObjectId>>, SweepError> {
+        let (mut there, mut end, mut failed) = (BTreeSet::new(), None::<String>, None);
+        let mut answers = 0;
+        for (_, store) in self.stores.iter().enumerate().filter(|(at, _)| *at != self.place) {
+            match within(store.list(SEGMENT_PREFIX, self.after.as_deref(), PAGE)).await {
+                Ok(keys) => {
+                    answers += 1;
+                    if let Some(last) = keys.last().filter(|_| keys.len() == PAGE) {
+                        end = Some(end.map_or(last.clone(), |end| end.min(last.clone())));
+                    }
+                    there.extend(keys);
+                }
+                Err(error) => failed = Some(error),
+            }
         }
-        let page = self.meta.state().segment_objects(None, self.after, PAGE)?;
-        let Some(last) = page.last().map(|last| last.object) else {
+        match failed {
+            Some(error) if answers == 0 => return Err(error.into()),
+            Some(_) => self.is_complete = false,
+            None => {}
+        }
+        // Behind the end of the shortest page nobody has looked yet.
+        there.retain(|key| end.as_ref().is_none_or(|end| key <= end));
+        let Some(last) = there.last().cloned() else {
             return Ok(None);
         };
-        let listed = self.listed(last).await?;
+        let own = self.own(&last).await?;
         self.after = Some(last);
-        let is_lacking = |it: &SegmentObjectRecord| it.dead_at_ms.is_none() && !listed.contains(&it.object);
-        Ok(Some(page.into_iter().filter(is_lacking).collect()))
+        let missing: Vec<String> = there.difference(&own).cloned().collect();
+        let needed = match missing.is_empty() {
+            true => Vec::new(),
+            false => needed(&self.cell, area(self.place), missing).await?,
+        };
+        Ok(Some(needed.iter().filter_map(|key| key.parse().ok()).collect()))
     }
 
-    /// What the zone lists behind the last page, up to this object.
-    async fn listed(&self, last: SegmentObjectId) -> Result<BTreeSet<SegmentObjectId>, StoreError> {
-        let (last, mut listed) = (last.to_string(), BTreeSet::new());
-        let mut after = self.after.map(|after| after.to_string());
+    /// What the zone itself lists behind the last step, up to this key.
+    async fn own(&self, last: &String) -> Result<BTreeSet<String>, StoreError> {
+        let store = &self.stores[self.place];
+        let (mut own, mut after) = (BTreeSet::new(), self.after.clone());
         loop {
-            let keys = within(self.store.list(SEGMENT_PREFIX, after.as_deref(), PAGE)).await?;
-            listed.extend(keys.iter().filter_map(|key| key.parse::<SegmentObjectId>().ok()));
-            match keys.last() {
-                Some(key) if *key < last => after = Some(key.clone()),
-                _ => return Ok(listed),
+            let keys = within(store.list(SEGMENT_PREFIX, after.as_deref(), PAGE)).await?;
+            let end = keys.last().cloned();
+            own.extend(keys);
+            match end {
+                Some(end) if end < *last => after = Some(end),
+                _ => return Ok(own),
             }
         }
     }
 }
 
-/// How many live objects the zone with this number lacks, up to a page of them: while there are any, one more zone that
-/// is lost may take records with it.
-pub async fn lacking(meta: &Meta, wals: &Wals, number: u32) -> Result<usize, SegmentError> {
-    let zones = zone_numbers(StorageClass::Express);
-    let place = zones.clone().position(|zone| zone == number);
-    let wal = wals.of_class(StorageClass::Express);
-    let store = place
-        .zip(wal)
-        .and_then(|(place, wal)| wal.stores().into_iter().nth(place));
-    let store = store.ok_or_else(|| StoreError::Invalid(format!("there is no Express zone {number}")))?;
-    let mut lacking = Lacking::new(meta, store);
-    while let Some(page) = lacking.next().await? {
-        if !page.is_empty() {
-            return Ok(page.len());
+/// How many objects the zone with this number lacks, up to a step of them: while there are any, one more zone that is
+/// lost may take records with it. An error while any zone does not answer: it may have what no other has.
+pub async fn lacking(cell: &Cell, number: u32) -> Result<usize, SweepError> {
+    let place = zone_numbers(StorageClass::Express).position(|zone| zone == number);
+    let place = place.ok_or_else(|| StoreError::Invalid(format!("there is no Express zone {number}")))?;
+    let mut lacking = Lacking::new(cell.clone(), place)?;
+    while let Some(step) = lacking.next().await? {
+        if !step.is_empty() {
+            return Ok(step.len());
         }
     }
-    Ok(0)
+    match lacking.is_complete {
+        true => Ok(0),
+        false => Err(StoreError::Retry("not every zone answers".into()).into()),
+    }
 }
 
-/// The copy of an object in one zone. With an empty range only whether there is one.
-pub async fn look_at(
-    store: &dyn ZoneStore,
-    object: &SegmentObjectRecord,
-    range: ReadRange,
-) -> Result<Copy, StoreError> {
-    let is_whole = range == ReadRange::Full;
-    let found = within(store.get(&object.object.to_string(), range)).await;
-    Ok(match found {
-        Ok(None) => Copy::Absent,
-        Ok(Some(bytes)) if is_whole => match fault(&bytes, object).await? {
-            Some(why) => Copy::Bad(why),
-            None => Copy::Whole(bytes),
-        },
-        Ok(Some(bytes)) => Copy::Whole(bytes),
+/// The copy of an object in one zone.
+async fn look_at(store: &dyn ZoneStore, id: SegmentObjectId) -> Result<Copy, StoreError> {
+    let bytes = match within(store.get(&id.to_string(), ReadRange::Full)).await {
+        Ok(None) => return Ok(Copy::Absent),
+        Ok(Some(bytes)) => bytes,
         // Stores that check what they read.
-        Err(StoreError::Corrupt(why)) => Copy::Bad(why),
+        Err(StoreError::Corrupt(why)) => return Ok(Copy::Bad(why)),
         Err(error) => return Err(error),
-    })
+    };
+    let checked = tokio::task::spawn_blocking(move || match fault(&bytes, id) {
+        None => Copy::Whole(bytes),
+        Some(why) => Copy::Bad(why),
+    });
+    checked
+        .await
+        .map_err(|_| StoreError::Retry("the node is stopping".into()))
 }
 
 /// Why these are not the bytes of the object.
-async fn fault(bytes: &Bytes, object: &SegmentObjectRecord) -> Result<Option<String>, StoreError> {
-    if bytes.len() as u64 != object.len {
-        let why = format!("it has {} bytes, not {}", bytes.len(), object.len);
-        return Ok(Some(why));
-    }
-    let (bytes, id) = (bytes.clone(), object.object);
-    let verified = tokio::task::spawn_blocking(move || verify_object(&bytes)).await;
-    let verified = verified.map_err(|_| StoreError::Retry("the node is stopping".into()))?;
-    Ok(match verified {
-        Ok(footer) if footer.id == id => None,
-        Ok(footer) => Some(format!("another object is under its key: {}", footer.id)),
+fn fault(bytes: &Bytes, id: SegmentObjectId) -> Option<String> {
+    let found = match id.origin {
+        SegmentOrigin::Index => ChainIndex::decode(bytes).map(|index| index.id),
+        SegmentOrigin::Flush | SegmentOrigin::Merge => verify_object(bytes).map(|footer| footer.id),
+    };
+    match found {
+        Ok(found) if found == id => None,
+        Ok(found) => Some(format!("another object is under its key: {found}")),
         Err(error) => Some(error.to_string()),
-    })
+    }
 }
 
 /// Puts an object where there is none.
-pub async fn put(store: &dyn ZoneStore, object: SegmentObjectId, bytes: Bytes) -> Result<(), StoreError> {
-    within(store.upload(&object.to_string(), &Payload::from(bytes))).await
-}
-
-/// Puts an object in the place of a bad copy. Readers find it in the other zones meanwhile, and nobody takes its absence
-/// for an answer.
-pub async fn replace(store: &dyn ZoneStore, object: SegmentObjectId, bytes: Bytes) -> Result<(), StoreError> {
-    within(store.delete(&object.to_string())).await?;
-    put(store, object, bytes).await
+async fn put(store: &dyn ZoneStore, id: SegmentObjectId, bytes: Bytes) -> Result<(), StoreError> {
+    within(store.upload(&id.to_string(), &Payload::from(bytes))).await
 }
 
 async fn within<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {

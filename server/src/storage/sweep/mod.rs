@@ -14,7 +14,7 @@ pub mod run;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use millrace_api::id::{ChannelId, ChunkSeq, Epoch, FlushSeq};
@@ -187,6 +187,16 @@ impl Sweep {
             .try_collect()
             .await
     }
+}
+
+/// Of keys that were listed in the area, those that are not proved to be orphans and whose channel and epoch are known:
+/// what stands under them is needed, or may come to be.
+pub async fn needed(cell: &Cell, area: Area, keys: Vec<String>) -> Result<Vec<String>, SweepError> {
+    cell.linearize().await?;
+    let sweep = Sweep::new(cell.clone(), Scope::All);
+    let found = sweep.judge(area, keys.clone()).await?;
+    let others: BTreeSet<String> = found.into_iter().map(|found| found.place.key).collect();
+    Ok(keys.into_iter().filter(|key| !others.contains(key)).collect())
 }
 
 /// What the header of an object of an earlier epoch says.

@@ -29,6 +29,14 @@ async fn verify(fixture: &Fixture) -> (Checked, Vec<Broken>) {
     (checked, broken)
 }
 
+async fn repaired(fixture: &Fixture) -> Checked {
+    let (out, mut events) = mpsc::channel(1 << 10);
+    let verify = Verify::new(fixture.cell.clone()).repairing();
+    let checked = verify.run(out).await.expect("everything was looked at");
+    while events.recv().await.is_some() {}
+    checked
+}
+
 /// What is broken, and of what.
 async fn broken(fixture: &Fixture) -> Vec<(Promise, String)> {
     let (_, broken) = verify(fixture).await;
@@ -226,8 +234,20 @@ async fn a_chunk_is_at_a_quorum_of_zones_and_each_copy_is_whole() {
         [(Promise::Whole, format!("{key} (zone 2)"))],
         "one has it"
     );
-    others[1].delete(&key).await.unwrap();
+    let checked = repaired(&fixture).await;
+    assert_eq!(
+        (checked.broken, checked.repaired),
+        (1, 1),
+        "the bad one, and the one that is missing"
+    );
+    assert_eq!(broken(&fixture).await, []);
+    for other in &others {
+        other.delete(&key).await.unwrap();
+    }
     assert_eq!(broken(&fixture).await, [(Promise::Present, key)]);
+    let checked = repaired(&fixture).await;
+    assert_eq!((checked.broken, checked.repaired), (1, 1));
+    assert_eq!(broken(&fixture).await, []);
 }
 
 /// The stream of a fixture with one flush of ten records, and the segment of that flush.
