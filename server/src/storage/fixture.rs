@@ -220,10 +220,14 @@ impl Fixture {
     }
 
     /// Nobody may read the stream's first records any more: those of the flush that trims, and all before.
+    pub async fn flush_a_trim(&self, count: u32, slot: u64) -> SegmentObjectId {
+        self.flush_changed(count, slot, |flushed, _| flushed.trim = flushed.tail.seq_num)
+            .await
+    }
+
+    /// The same, and the segments have gone.
     pub async fn flush_and_trim(&self, count: u32, slot: u64) -> SegmentObjectId {
-        let id = self
-            .flush_changed(count, slot, |flushed, _| flushed.trim = flushed.tail.seq_num)
-            .await;
+        let id = self.flush_a_trim(count, slot).await;
         let drop = DropSegments {
             stream: STREAM,
             limit: 0,

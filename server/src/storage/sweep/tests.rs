@@ -270,7 +270,7 @@ async fn what_only_an_index_names_is_no_orphan() {
     assert_eq!(fixture.keys().await, left);
 
     // What goes out of the index is named again, until it goes, and then it is dead.
-    fixture.flush_and_trim(1, 0).await;
+    fixture.flush_a_trim(1, 0).await;
     assert!(fixture.chains().drop_segments(STREAM).await.unwrap());
     assert_eq!(fixture.cell.meta.state().chain_indexes(None, 0).unwrap(), []);
     let (_, orphans, unknown) = run(&fixture, false).await;
