@@ -326,7 +326,7 @@ fn retention_looks_at_the_first_segment_of_an_index() {
         limit: 0,
         now_ms: before + 10_000,
     };
-    assert_eq!(model.ok(expire(999)).packed, false);
+    assert!(!model.ok(expire(999)).packed);
     let step = model.ok(expire(1000));
     assert_eq!((step.dropped, step.done, step.packed), (0, false, true));
     model.ok(unpack_of(1, 1, packed));

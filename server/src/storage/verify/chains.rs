@@ -41,7 +41,7 @@ pub(super) async fn look_at(
         id,
         object_len: record.object_len,
     };
-    let of = record.clone();
+    let of = *record;
     let check = move |bytes: &Bytes| chain::decode(&of, bytes).map_err(|error| error.to_string());
     let looked = copies::look_at(cell, named, repair, &room, check, || is_named(cell, record)).await?;
     let mut seen = Seen {
