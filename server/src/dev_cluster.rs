@@ -54,10 +54,10 @@ pub async fn run(
     }
     drop(lines);
     announce(&running, &data_dir, at(first_http, CLUSTER_PORT_DISTANCE));
-    if nodes >= 3 && store.is_none() {
+    if stored.iter().any(|argument| argument == "none") {
         println!(
             "Streams are of class express, in two of three nodes' disks before they are acknowledged. For class standard \
-             name a store, such as --store file:///tmp/streams."
+             begin in another --data-dir with a store, such as --store file:///tmp/streams."
         );
     }
     tokio::pin!(stop);
@@ -132,12 +132,13 @@ fn start(
 }
 
 /// Where streams are stored. From three nodes on, the disks of the first three are the Express zones, and nothing else
-/// is needed: as on three machines. Fewer share a directory, and so do more if they are told to.
+/// is needed: as on three machines. Fewer share a directory, and so do more if they are told to, or did before.
 fn stored(nodes: u16, data_dir: &Path, store: Option<&str>) -> Vec<String> {
-    let store = match (nodes, store) {
-        (_, Some(store)) => store.to_owned(),
-        (0..3, None) => format!("file://{}", data_dir.join("streams").display()),
-        (_, None) => "none".to_owned(),
+    let shared = data_dir.join("streams");
+    let store = match store {
+        Some(store) => store.to_owned(),
+        None if nodes < 3 || shared.is_dir() => format!("file://{}", shared.display()),
+        None => "none".to_owned(),
     };
     let mut stored = vec!["--store".to_owned(), store];
     if nodes >= 3 {
@@ -189,5 +190,23 @@ Kill one and see the others go on; start it again with Ctrl-C and the same comma
 "#,
             first.http
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_nodes_share_a_directory_if_they_are_told_to_or_did_before() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let data_dir = data_dir.path();
+        let shared = format!("file://{}", data_dir.join("streams").display());
+        let store = |nodes, told| stored(nodes, data_dir, told).swap_remove(1);
+        assert_eq!(store(2, None), shared);
+        assert_eq!(store(3, None), "none");
+        assert_eq!(store(3, Some("memory://")), "memory://");
+        std::fs::create_dir(data_dir.join("streams")).unwrap();
+        assert_eq!(store(3, None), shared);
     }
 }

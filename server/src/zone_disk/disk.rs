@@ -3,7 +3,9 @@
 //! Chunks live for seconds and somebody waits for them; segment objects are large and live long. In a log of their own
 //! they are not in the way of a commit, and room that chunks leave is given back without copying what stays.
 //!
-//! Both logs have the zone's marker, that of segments first: a disk that lost one of the two is not the zone.
+//! Both logs have the zone's marker, that of segments first, and the log of chunks has a note that there are two: a disk
+//! that lost one of them is not the zone. One of a release that kept chunks only has a marker and no note, and gets the
+//! other log when it is used for the first time.
 
 use std::path::Path;
 
@@ -15,6 +17,8 @@ use millrace_wal::{CreateOutcome, DiskOptions, DiskStore, Payload, ReadRange, St
 
 /// Where the log of segments is, within the directory.
 const SEGMENTS_DIR: &str = "segments";
+/// In the log of chunks, once the log of segments belongs to it.
+const TWO_LOGS_KEY: &str = "segments-apart";
 /// Bytes of a file of segments. An object that is larger has one of its own, which goes with it.
 const SEGMENT_FILE_BYTES: u64 = 16 << 20;
 
@@ -50,6 +54,27 @@ impl ZoneDisk {
         }
     }
 
+    /// Whether the log of segments is the one that belongs to the chunks, which have this marker. One that is made only
+    /// now does if there was none before.
+    async fn has_its_segments(&self, marker: &Bytes) -> Result<bool, StoreError> {
+        let is_noted = self.chunks.object_len(TWO_LOGS_KEY)?.is_some();
+        let standing = match self.segments.get(MARKER_KEY, ReadRange::Full).await? {
+            None if is_noted => return Ok(false),
+            None => self.mark_segments(&marker.clone().into()).await?.to_bytes(),
+            Some(standing) => standing,
+        };
+        let is_its = standing == *marker;
+        if is_its && !is_noted {
+            self.note_two_logs().await?;
+        }
+        Ok(is_its)
+    }
+
+    async fn note_two_logs(&self) -> Result<(), StoreError> {
+        let empty = Payload::from(Bytes::new());
+        self.chunks.create(TWO_LOGS_KEY, &empty).await.map(|_| ())
+    }
+
     /// The marker that stands in the log of segments, which this one is if there was none.
     async fn mark_segments(&self, marker: &Payload) -> Result<Payload, StoreError> {
         match self.segments.create(MARKER_KEY, marker).await? {
@@ -68,20 +93,23 @@ impl ZoneStore for ZoneDisk {
     async fn create(&self, key: &str, payload: &Payload) -> Result<CreateOutcome, StoreError> {
         if key == MARKER_KEY {
             let standing = self.mark_segments(payload).await?;
+            self.note_two_logs().await?;
             return self.chunks.create(key, &standing).await;
         }
         self.log(key).create(key, payload).await
     }
 
     async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError> {
-        let found = self.log(key).get(key, range.clone()).await?;
-        if key == MARKER_KEY && found.is_some() && self.segments.get(key, range).await? != found {
+        if key == MARKER_KEY
+            && let Some(marker) = self.chunks.get(key, ReadRange::Full).await?
+            && !self.has_its_segments(&marker).await?
+        {
             return Err(StoreError::Corrupt(format!(
                 "the directory {SEGMENTS_DIR} is not that of this zone: what was in it is lost, and the disk is not used. \
                  Give it back, or empty the disk and replace the zone"
             )));
         }
-        Ok(found)
+        self.log(key).get(key, range).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StoreError> {
@@ -155,6 +183,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(create_marker(&open(directory.path()), &MARKER).await, Ok(MARKER));
         assert_eq!(read_marker(&open(directory.path())).await, Ok(Some(MARKER)));
+        std::fs::remove_dir_all(directory.path().join(SEGMENTS_DIR)).unwrap();
+        let read = read_marker(&open(directory.path())).await;
+        assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_disk_of_a_release_with_one_log_gets_the_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let of_before = DiskStore::open(directory.path(), DiskOptions::default()).unwrap();
+        assert_eq!(create_marker(&of_before, &MARKER).await, Ok(MARKER));
+        drop(of_before);
+        for _ in 0..2 {
+            assert_eq!(read_marker(&open(directory.path())).await, Ok(Some(MARKER)));
+        }
         std::fs::remove_dir_all(directory.path().join(SEGMENTS_DIR)).unwrap();
         let read = read_marker(&open(directory.path())).await;
         assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
