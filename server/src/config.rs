@@ -124,6 +124,16 @@ pub struct Settings {
     #[arg(long, value_name = "N", env = "MILLRACE_EXPRESS_NEAR", requires = "express")]
     pub express_near: Option<usize>,
 
+    /// Accept the empty store that --express names for zone N in the place of the one that was written to, which is lost.
+    /// For one start of a node that is alone; a cluster is asked by `millrace cluster zones replace N`
+    #[arg(
+        long,
+        value_name = "N",
+        env = "MILLRACE_EXPRESS_REPLACE",
+        requires = "express"
+    )]
+    pub express_replace: Option<u32>,
+
     /// As --linger, for Express [default: 1ms]
     #[arg(long, value_name = "DURATION", env = "MILLRACE_EXPRESS_LINGER", value_parser = humantime::parse_duration, requires = "express")]
     #[serde(default, with = "humantime_serde::option")]
@@ -318,6 +328,7 @@ impl Settings {
             store,
             express,
             express_near,
+            express_replace,
             express_linger,
             http_addr,
             basin_domain,

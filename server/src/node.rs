@@ -42,7 +42,9 @@ use crate::storage::{Disks, Storage};
 use crate::telemetry::{Metrics, Sources};
 use crate::tls::{self, TlsError};
 use crate::wals::Wals;
+use crate::zones::alone::Replacement;
 use crate::zones::express::ExpressZones;
+use crate::zones::replace::ReplaceError;
 use crate::zones::standard::{self, StoreError};
 use crate::zones::{self, class_is_there};
 
@@ -88,6 +90,8 @@ pub enum NodeError {
     Listen { addr: SocketAddr, cause: std::io::Error },
     #[error(transparent)]
     Init(#[from] InitError),
+    #[error("--express-replace: {0}")]
+    Replace(#[from] ReplaceError),
 }
 
 /// How a node ended.
@@ -229,6 +233,10 @@ impl Node {
             // Among others nobody waits: their disks may be zones, and they may wait for this one.
             if cluster.is_none() {
                 zones.looked(ZONES_PATIENCE).await;
+            }
+            if let Some(number) = config.express.as_ref().and_then(|express| express.replace) {
+                let replacement = Replacement::begin(zones.clone(), number).await?;
+                tasks.spawn(replacement.tell_of_end(storage.cell(&meta), stop_tasks.clone()));
             }
         }
         let ownership = match cluster.as_ref().zip(peers) {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use millrace_api::config::StorageClass;
 use millrace_api::id::NodeId;
 
 use super::{ConfigError, Settings};
 use crate::cluster::ClusterConfig;
-use crate::zones::EXPRESS_ZONES;
+use crate::zones::{EXPRESS_ZONES, zone_numbers};
 
 const LINGER_DEFAULT: Duration = Duration::from_millis(1);
 /// What the URL of a node's disk begins with.
@@ -18,6 +19,8 @@ pub struct ExpressConfig {
     pub zones: Vec<ExpressZone>,
     /// The place of the zone that reads ask first.
     pub near: Option<usize>,
+    /// The number of a zone whose store is lost, and replaced by an empty one at this start.
+    pub replace: Option<u32>,
     pub linger: Duration,
 }
 
@@ -35,9 +38,15 @@ pub(super) fn resolve(
     cluster: Option<&ClusterConfig>,
 ) -> Result<Option<ExpressConfig>, ConfigError> {
     let Some(list) = &settings.express else {
-        return match (settings.express_near, settings.express_linger) {
-            (None, None) => Ok(None),
-            _ => Err(invalid("express-near and express-linger go with express")),
+        return match (
+            settings.express_near,
+            settings.express_linger,
+            settings.express_replace,
+        ) {
+            (None, None, None) => Ok(None),
+            _ => Err(invalid(
+                "express-near, express-linger and express-replace go with express",
+            )),
         };
     };
     let zones = list.split(',').map(|url| parse(url.trim(), cluster));
@@ -67,9 +76,23 @@ pub(super) fn resolve(
         }
         None => own.and_then(|own| zones.iter().position(|zone| *zone == own)),
     };
+    let replace = settings.express_replace;
+    if let Some(number) = replace {
+        if cluster.is_some() {
+            return Err(invalid(format!(
+                "express-replace is for a node that is alone: ask a cluster with `millrace cluster zones replace {number}`"
+            )));
+        }
+        if !zone_numbers(StorageClass::Express).contains(&number) {
+            return Err(invalid(format!(
+                "express-replace is 1 to {EXPRESS_ZONES}, not {number}"
+            )));
+        }
+    }
     Ok(Some(ExpressConfig {
         zones,
         near,
+        replace,
         linger: settings.express_linger.unwrap_or(LINGER_DEFAULT),
     }))
 }
@@ -139,5 +162,11 @@ mod tests {
             ..Settings::default()
         };
         assert!(refused(near, "file:///a,file:///b,file:///c").contains("1 to 3"));
+        let replacing = |number, settings| Settings {
+            express_replace: Some(number),
+            ..settings
+        };
+        assert!(refused(replacing(4, alone()), "file:///a,file:///b,file:///c").contains("1 to 3"));
+        assert!(refused(replacing(1, cluster(1)), "disk://1,disk://2,disk://3").contains("zones replace 1"));
     }
 }

@@ -50,9 +50,6 @@ impl Caretaker {
 
     /// Live segment objects that this zone lacks, up to a page of them: none where segments are in the standard store.
     pub async fn lacking_segments(&self, zone: u32) -> Result<u64, Status> {
-        if self.cell.wals.has_standard() {
-            return Ok(0);
-        }
         let lacking = lacking(&self.cell, zone).await;
         let lacking = lacking.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(lacking as u64)

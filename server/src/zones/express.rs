@@ -293,14 +293,16 @@ impl Shared {
                 zone = number,
                 store,
                 "the zone's store is blank, and what was written to the zone is not in it: it is not used. Give back \
-                 the former store, or accept this one with `millrace cluster zones replace {number}`"
+                 the former store, or accept this one with `millrace cluster zones replace {number}` (a node that \
+                 is alone: start it with --express-replace {number})"
             ),
             ZoneState::Foreign(why) => tracing::error!(
                 zone = number,
                 store,
                 why,
                 "the zone's store is not the one that was written to: it is not used. Give back the former store, or \
-                 configure an empty one on every node and accept it with `millrace cluster zones replace {number}`"
+                 configure an empty one on every node and accept it with `millrace cluster zones replace {number}` (a \
+                 node that is alone: start it with --express-replace {number})"
             ),
         }
     }

@@ -6,8 +6,9 @@
 //! - [`guard`]: lets nothing through to a store that has not proved it.
 //! - [`mirror`]: segments in the Express zones, where there is no standard store.
 //! - [`source`]: how a store is reached; [`repair`] and [`segments`] give a zone what it missed, [`replace`] accepts
-//!   another store for good.
+//!   another store for good; a node that is [`alone`] is told to at its start.
 
+pub mod alone;
 pub mod express;
 pub mod guard;
 mod look;

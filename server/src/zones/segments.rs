@@ -322,8 +322,12 @@ impl Lacking {
 }
 
 /// How many objects the zone with this number lacks, up to a step of them: while there are any, one more zone that is
-/// lost may take records with it. An error while any zone does not answer: it may have what no other has.
+/// lost may take records with it. None where segments are in the standard store. An error while any zone does not
+/// answer: it may have what no other has.
 pub async fn lacking(cell: &Cell, number: u32) -> Result<usize, SweepError> {
+    if cell.wals.has_standard() {
+        return Ok(0);
+    }
     let place = zone_numbers(StorageClass::Express).position(|zone| zone == number);
     let place = place.ok_or_else(|| StoreError::Invalid(format!("there is no Express zone {number}")))?;
     let mut lacking = Lacking::new(cell.clone(), place)?;

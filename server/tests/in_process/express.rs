@@ -192,6 +192,33 @@ async fn a_zone_that_comes_back_blank_is_not_written_to_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_that_is_lost_is_replaced_by_a_start_that_says_so() {
+    for lost in 1..=3 {
+        let cell = Cell::new();
+        let name = stream("s");
+        let node = cell.start().await;
+        node.create_as(&name, StorageClass::Express).await;
+        append(&node, &name, &[b"one"]).await;
+        node.stop().await;
+        let replace = |settings: &mut Settings| settings.express_replace = Some(lost as u32);
+        cell.zones.zone(lost).store.clear();
+        let node = cell.start_with(replace).await;
+        append(&node, &name, &[b"two"]).await;
+        node.stop().await;
+        // Said once too often, it does no harm.
+        let node = cell.start_with(replace).await;
+        assert_eq!(node.count(&name).await, 2);
+        append(&node, &name, &[b"three"]).await;
+        node.stop().await;
+        cell.zones.zone(lost % 3 + 1).faults.cut(Cut::Refusing);
+        let node = cell.start().await;
+        assert_eq!(node.count(&name).await, 3, "zone {lost} is as good as any other");
+        append(&node, &name, &[b"four"]).await;
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn express_begins_when_every_zone_was_reached_once() {
     let cell = Cell::new();
     cell.zones.zone(2).faults.cut(Cut::Refusing);

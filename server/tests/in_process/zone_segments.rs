@@ -46,7 +46,15 @@ impl Cell {
     }
 
     async fn start(&self) -> Running {
-        let started = Running::start_in(self.dir.path(), self.zones.env(), zones_alone);
+        self.start_with(|_| {}).await
+    }
+
+    async fn start_with(&self, change: impl FnOnce(&mut Settings)) -> Running {
+        let change = |settings: &mut Settings| {
+            zones_alone(settings);
+            change(settings);
+        };
+        let started = Running::start_in(self.dir.path(), self.zones.env(), change);
         timeout(PATIENCE, started).await.expect("a start in time")
     }
 
@@ -204,6 +212,28 @@ async fn flushes_and_reads_go_on_with_any_one_zone_dark_and_it_gets_its_copies_l
         assert_eq!(node.count(&name).await, 4, "zone {dark} and {}", others[1]);
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_that_is_replaced_at_a_start_gets_every_segment() {
+    let cell = Cell::new();
+    let node = cell.start().await;
+    let name = stream("s");
+    node.create(&name).await.expect("a stream");
+    append(&node, &name, &[b"one", b"two"]).await;
+    cell.flushed(&[1, 2, 3]).await;
+    node.stop().await;
+    cell.zones.zone(2).store.clear();
+    let node = cell
+        .start_with(|settings| settings.express_replace = Some(2))
+        .await;
+    append(&node, &name, &[b"three"]).await;
+    cell.flushed(&[1, 2]).await;
+    node.stop().await;
+    cell.zones.zone(1).faults.cut(Cut::Refusing);
+    let node = cell.start().await;
+    assert_eq!(node.count(&name).await, 3, "with the copies that it was given");
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
