@@ -25,6 +25,7 @@ pub struct Reaper(mpsc::UnboundedSender<Due>);
 struct Due {
     at: Instant,
     what: What,
+    attempts: u32,
 }
 
 enum What {
@@ -71,7 +72,11 @@ impl Reaper {
     fn tell(&self, what: What) {
         let at = Instant::now();
         // Nobody reaps any more: the node is stopping.
-        let _ = self.0.send(Due { at, what });
+        let _ = self.0.send(Due {
+            at,
+            what,
+            attempts: 0,
+        });
     }
 }
 
@@ -87,10 +92,10 @@ impl Reaping {
                     None => return,
                 },
                 () = sleep_until(due), if due.is_some() => {
-                    if let Some(Due { what, .. }) = waiting.pop_front() {
+                    if let Some(due) = waiting.pop_front() {
                         tokio::select! {
                             () = stop.cancelled() => return,
-                            () = self.reap(what) => {}
+                            left = self.reap(due) => waiting.extend(left),
                         }
                     }
                 }
@@ -98,25 +103,28 @@ impl Reaping {
         }
     }
 
-    async fn reap(&self, what: What) {
-        let Some(channel) = what.channel() else { return };
-        let mut attempt = 0;
-        loop {
-            let (zones, error) = match self.wals.of_channel(channel) {
-                Ok(wal) => match self.delete_from(&wal, &what).await {
-                    Ok(()) => return,
-                    Err(error) => (wal.gens().len(), error.to_string()),
-                },
-                Err(error) => (0, error.to_string()),
-            };
-            attempt += 1;
-            if zones > 1 && attempt == ATTEMPTS_AT_SEVERAL {
-                tracing::info!(%channel, error, "chunks that are in segments are left to the sweeper in a zone");
-                return;
-            }
-            tracing::info!(%channel, error, "chunks that are in segments could not be deleted yet");
+    /// What is to be tried again, behind everything else: a zone that does not answer is no reason to leave other chunks
+    /// in those that do.
+    async fn reap(&self, due: Due) -> Option<Due> {
+        let channel = due.what.channel()?;
+        let (zones, error) = match self.wals.of_channel(channel) {
+            Ok(wal) => match self.delete_from(&wal, &due.what).await {
+                Ok(()) => return None,
+                Err(error) => (wal.gens().len(), error.to_string()),
+            },
+            Err(error) => (0, error.to_string()),
+        };
+        let attempts = due.attempts + 1;
+        if zones > 1 && attempts == ATTEMPTS_AT_SEVERAL {
+            tracing::info!(%channel, error, "chunks that are in segments are left to the sweeper in a zone");
+            return None;
+        }
+        tracing::info!(%channel, error, "chunks that are in segments could not be deleted yet");
+        if zones <= 1 {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
+        let at = Instant::now();
+        Some(Due { at, attempts, ..due })
     }
 
     async fn delete_from(&self, wal: &Wal, what: &What) -> Result<(), StoreError> {
@@ -142,5 +150,44 @@ impl Reaping {
             }
             wal.delete(&left).await?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use millrace_api::id::{ChunkSeq, Epoch, ZoneGen};
+    use millrace_wal::fault::{Cut, FaultStore, Faults};
+    use millrace_wal::{MemoryStore, Payload, WalOptions, Zone, ZoneStore};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_zone_keeps_no_chunks_in_the_others() {
+        const GRACE: Duration = Duration::from_secs(1);
+        let zones: [_; 3] = std::array::from_fn(|_| (Arc::new(MemoryStore::new()), Faults::new(1)));
+        let stores = zones.iter().enumerate().map(|(at, (memory, faults))| {
+            let store = FaultStore::new(memory.clone(), faults.clone());
+            Zone::new(Arc::new(store), ZoneGen(at as u128))
+        });
+        let wal = Wal::new(stores.collect(), 2, WalOptions::default()).unwrap();
+        let chunks = (0..100).map(|slot| ChunkId::new(ChannelId(1), Epoch(1), ChunkSeq(slot)));
+        let (reaper, reaping) = Reaper::new(Wals::only(wal), GRACE);
+        for chunk in chunks {
+            for (memory, _) in &zones {
+                let created = memory.create(&chunk.key(), &Payload::from(vec![])).await;
+                created.expect("memory takes it");
+            }
+            reaper.release(vec![chunk]);
+        }
+        zones[1].1.cut(Cut::Silent);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(reaping.run(stop.clone()));
+        let counts = || zones.each_ref().map(|(memory, _)| memory.object_count());
+        tokio::time::sleep(2 * GRACE + WalOptions::default().create_timeout).await;
+        assert_eq!(counts(), [0, 100, 0], "while the zone is silent");
+        stop.cancel();
+        running.await.unwrap();
     }
 }

@@ -9,6 +9,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// Failures in a row after which a zone counts as failing.
 const FAILING_AFTER: u32 = 3;
+/// Nothing is deleted for this long where a delete has failed: nobody waits for the room.
+const DELETE_PAUSE: Duration = Duration::from_secs(30);
 
 /// A zone's circuit breaker and its share of laggards.
 ///
@@ -27,6 +29,7 @@ struct State {
     failures: u32,
     probing: bool,
     next_probe: Option<Instant>,
+    next_delete: Option<Instant>,
 }
 
 /// Leave to send one create. Report how it ended, or drop it if the create was given up.
@@ -55,6 +58,17 @@ impl ZoneHealth {
 
     pub(crate) fn failing(&self) -> bool {
         self.locked(|state| state.failures >= FAILING_AFTER)
+    }
+
+    /// Whether a delete has a chance: creates do not fail, and the last delete has not failed lately.
+    pub(crate) fn may_delete(&self) -> bool {
+        let now = Instant::now();
+        self.locked(|state| state.failures < FAILING_AFTER && state.next_delete.is_none_or(|at| at <= now))
+    }
+
+    pub(crate) fn delete_failed(&self) {
+        let next = Instant::now() + DELETE_PAUSE;
+        self.locked(|state| state.next_delete = Some(next));
     }
 
     /// Bytes held for laggards now.

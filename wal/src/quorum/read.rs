@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::future::join_all;
+use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::metrics::count;
@@ -13,7 +13,7 @@ use super::{Wal, WalInner, WalOptions, ZoneState};
 use crate::format::{
     ChunkId, DecodedChunk, Footer, FooterEntry, FooterSuffix, FormatError, Frame, decode_chunk,
 };
-use crate::zone::{ReadRange, StoreError};
+use crate::zone::{ReadRange, StoreError, ZoneStore};
 
 /// Why a read gave nothing, by remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -128,29 +128,37 @@ impl Wal {
     }
 
     /// Removes objects from all zones; idempotent. The caller knows that nothing names them any more, and that none is
-    /// the seal that ended an epoch. On `Err` those are gone from every zone that answers within `create_timeout`, and
-    /// perhaps from others.
+    /// the seal that ended an epoch. On `Err` they are gone from every zone that answers, and perhaps from others: one
+    /// of several is asked for no more after its first error for a while, nor while creates fail there, so that it
+    /// holds up nobody for longer than one `create_timeout`.
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), StoreError> {
-        let mut deletes = Vec::with_capacity(ids.len() * self.inner.zones.len());
-        for id in ids {
-            for zone in &self.inner.zones {
-                let (key, store) = (id.key(), Arc::clone(&zone.store));
-                let limit = self.inner.options.create_timeout;
-                deletes.push(async move {
-                    let unanswered = |_| StoreError::Retry(format!("no answer within {limit:?}"));
-                    timeout(limit, store.delete(&key)).await.map_err(unanswered)?
-                });
-            }
+        let zones = self.inner.zones.iter();
+        let deleted = join_all(zones.map(|zone| self.delete_in(zone, ids))).await;
+        deleted.into_iter().collect()
+    }
+
+    async fn delete_in(&self, zone: &ZoneState, ids: &[ChunkId]) -> Result<(), StoreError> {
+        let (options, zones) = (&self.inner.options, self.inner.zones.len());
+        if zones > 1 && !zone.health.may_delete() {
+            return Err(StoreError::Retry(format!("zone {} fails", zone.index)));
         }
-        let mut results =
-            futures::stream::iter(deletes).buffer_unordered(self.inner.options.recovery_parallel);
-        let mut failed = None;
-        while let Some(result) = results.next().await {
-            if let Err(error) = result {
-                failed = Some(error);
-            }
+        let limit = options.create_timeout;
+        let delete = |key: String, store: Arc<dyn ZoneStore>| async move {
+            let unanswered = |_| StoreError::Retry(format!("no answer within {limit:?}"));
+            timeout(limit, store.delete(&key)).await.map_err(unanswered)?
+        };
+        let deletes: Vec<_> = ids
+            .iter()
+            .map(|id| Ok(delete(id.key(), Arc::clone(&zone.store))))
+            .collect();
+        let deleted = stream::iter(deletes)
+            .try_buffer_unordered(options.recovery_parallel.div_ceil(zones))
+            .try_collect()
+            .await;
+        if deleted.is_err() {
+            zone.health.delete_failed();
         }
-        failed.map_or(Ok(()), Err)
+        deleted
     }
 }
 

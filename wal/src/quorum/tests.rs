@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use millrace_api::id::{ChannelId, ChunkSeq, Epoch, Nonce, StreamId, StreamletId, WriterId, ZoneGen};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::fault::{Cut, Fault, FaultStore, Faults, Op, Rule};
@@ -559,6 +559,44 @@ fn impossible_sets_of_zones_are_refused() {
         Wal::new(vec![zone(1)], 1, options).map(drop),
         Err(WalError::ZeroOption("inflight_chunks"))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_zone_holds_up_a_delete_from_the_others_once_and_then_not_at_all() {
+    let cell = Cell::new(3, 2);
+    let (mut writer, mut events) = cell.wal.writer(CHANNEL, EPOCH, NONCE, ChunkSeq(0));
+    let mut write = async |slots: std::ops::Range<u64>| {
+        for slot in slots {
+            writer.submit(batch(slot));
+            while writer.durable_end().0 <= slot {
+                events.recv().await.expect("the writer lives");
+            }
+        }
+    };
+    let ids: Vec<ChunkId> = (0..40).map(id).collect();
+    write(0..40).await;
+    sleep(Duration::from_secs(1)).await;
+    cell.faults[2].cut(Cut::Silent);
+    let begun = Instant::now();
+    assert!(cell.wal.delete(&ids).await.is_err());
+    assert!(begun.elapsed() <= WalOptions::default().create_timeout);
+    for id in ids {
+        assert_eq!(cell.holds(id).await, 1, "{id} is in the silent zone alone");
+    }
+    let delete_at_once = async |slot| {
+        let begun = Instant::now();
+        assert!(cell.wal.delete(&[id(slot)]).await.is_err());
+        assert_eq!((begun.elapsed(), cell.holds(id(slot)).await), (Duration::ZERO, 0));
+    };
+    write(40..60).await;
+    delete_at_once(40).await;
+    // By now creates have found out.
+    sleep(Duration::from_secs(60)).await;
+    delete_at_once(41).await;
+    cell.faults[2].heal();
+    write(60..61).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(cell.wal.delete(&[id(60)]).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
