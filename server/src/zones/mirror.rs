@@ -358,15 +358,22 @@ impl ZoneStore for MirroredStore {
     /// `Ok`: a quorum of the zones has it no more.
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let zones = self.now()?;
-        let deletes = zones
-            .stores
+        let all = 0..zones.stores.len();
+        let mut asked: Vec<_> = all.clone().filter(|at| !self.zones[*at].is_failing()).collect();
+        if asked.len() < zones.quorum {
+            asked = all.collect();
+        }
+        let deletes = asked
             .iter()
-            .map(|store| within(ANSWER_TIMEOUT, store.delete(key)));
+            .map(|at| within(ANSWER_TIMEOUT, zones.stores[*at].delete(key)));
         let (mut gone, mut failed) = (0, None);
-        for deleted in join_all(deletes).await {
+        for (at, deleted) in asked.iter().zip(join_all(deletes).await) {
             match deleted {
                 Ok(()) => gone += 1,
-                Err(error) => failed = Some(worse(failed, error)),
+                Err(error) => {
+                    self.zones[*at].failed();
+                    failed = Some(worse(failed, error));
+                }
             }
         }
         match failed {

@@ -94,6 +94,12 @@ async fn a_zone_that_failed_lately_is_not_waited_for() {
     cell.upload("x").await.unwrap();
     let began = Instant::now();
     cell.upload("x").await.unwrap();
+    cell.mirror.delete(KEY).await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    tokio::time::sleep(PASSED_OVER).await;
+    cell.mirror.delete(KEY).await.expect("two are enough");
+    let began = Instant::now();
+    cell.mirror.delete(KEY).await.unwrap();
     assert_eq!(began.elapsed(), Duration::ZERO);
     tokio::time::sleep(PASSED_OVER).await;
     cell.faults[0].heal();
