@@ -272,14 +272,17 @@ impl Shared {
         }
         let before = zone.state.send_replace(state.clone());
         if before.name() != state.name() {
-            self.tell(zone, &state);
+            self.tell(zone, life.is_some(), &state);
         }
     }
 
-    fn tell(&self, zone: &ExpressZone, state: &ZoneState) {
+    fn tell(&self, zone: &ExpressZone, is_registered: bool, state: &ZoneState) {
         let (number, store) = (zone.number, zone.source.name());
         match state {
             ZoneState::Unknown => {}
+            ZoneState::Dark(why) if !is_registered => {
+                tracing::info!(zone = number, store, why, "Express begins when the zone was reached once");
+            }
             ZoneState::Ok => tracing::info!(zone = number, store, "the zone is in use"),
             ZoneState::Dark(why) => {
                 tracing::warn!(
