@@ -203,6 +203,7 @@ impl Live {
                 election_timeout: self.election_timeout,
                 store: self.store,
                 zones: self.zones,
+                clocks: self.nemesis.contains(&Nemesis::Clock),
                 channels: self.channels,
                 further: self.further,
             },
@@ -260,6 +261,7 @@ impl Measure {
             election_timeout: self.election_timeout,
             store: None,
             zones: None,
+            clocks: false,
             channels: 2,
             further: self.further,
         };

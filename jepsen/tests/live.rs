@@ -40,6 +40,7 @@ async fn clients_see_one_stream_while_a_node_is_killed_and_one_is_paused() {
             election_timeout: Duration::from_millis(1000),
             store: None,
             zones: None,
+            clocks: false,
             channels: 1,
             further: Vec::new(),
         },

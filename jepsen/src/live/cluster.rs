@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::clocks::Clocks;
 use super::edge;
 use super::network::Network;
 use super::ports::Ports;
@@ -32,6 +33,8 @@ pub struct Plan {
     pub store: Option<String>,
     /// What the Express zones are; all streams are of class Express then, and of class Standard otherwise.
     pub zones: Option<zones::Kind>,
+    /// Whether wall clocks are to be set.
+    pub clocks: bool,
     /// WAL channels of each node.
     pub channels: u32,
     /// What else is passed to each node.
@@ -48,6 +51,8 @@ pub struct Cluster {
     pub store: Store,
     /// What streams of class Express are on.
     pub zones: Zones,
+    /// What time they take it to be.
+    pub clocks: Clocks,
     nodes: Vec<Node>,
     /// Where a further node stands, when there is one.
     spare: SocketAddr,
@@ -87,6 +92,7 @@ impl Cluster {
         let store = Store::new(plan.store.as_deref(), &plan.dir, &network, plan.nodes).await?;
         let zones = Zones::new(plan.zones, plan.store.as_deref(), &plan.dir, &network, plan.nodes).await?;
         let mut cluster = Self {
+            clocks: Clocks::new(plan.clocks, &plan.dir)?,
             store,
             zones,
             nodes: nodes.collect(),
@@ -196,6 +202,7 @@ impl Cluster {
         if let Some(zones) = self.zones.urls(node) {
             command.args(["--express", &zones]);
         }
+        self.clocks.give(node, &mut command)?;
         command.args(&self.plan.further);
         Ok(command)
     }

@@ -1,6 +1,7 @@
 //! Real processes on this machine, real faults, and what their clients saw of it.
 
 pub mod admin;
+pub mod clocks;
 pub mod cluster;
 pub mod edge;
 pub mod judge;

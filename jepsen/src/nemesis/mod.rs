@@ -3,6 +3,7 @@
 //! A fault is put in and taken away again. Each attempt is reported for what it was: *installed*, *skipped* because
 //! this machine or this cluster cannot have it, or *unknown* when nobody can say whether it took hold.
 
+pub mod clock;
 pub mod disk;
 pub mod kill;
 pub mod membership;
@@ -73,7 +74,7 @@ pub enum Nemesis {
     Overload,
     /// The disk of a node's metadata is full.
     DiskFull,
-    /// Clocks step and drift.
+    /// The wall clocks of nodes step by seconds, and drift.
     Clock,
     /// The store takes its time.
     StoreSlow,
@@ -132,6 +133,7 @@ enum Undo {
     Network,
     Store,
     Zones,
+    Clocks,
     LostZone(usize),
     Everything,
     Guest(u64),
@@ -203,9 +205,7 @@ impl Nemesis {
             Self::RestartRolling => restart::install(cluster).await,
             Self::Overload => overload::install(cluster).await,
             Self::DiskFull => disk::install(cluster, rng).await,
-            Self::Clock => Outcome::Skipped(
-                "processes of one machine share its clocks: the simulator has clocks of their own".into(),
-            ),
+            Self::Clock => clock::install(cluster, rng).await,
             Self::StoreSlow => store::install(cluster, Target::All, store::SLOW, rng).await,
             Self::StoreFailing => store::install(cluster, Target::All, store::FAILING, rng).await,
             Self::StoreLosing => store::install(cluster, Target::All, store::LOSING, rng).await,
@@ -258,6 +258,7 @@ impl Fault {
                 cluster.store.set(&all, Manners::default())
             }
             Undo::Zones => zone::heal(cluster),
+            Undo::Clocks => clock::heal(cluster),
             Undo::LostZone(node) => zone::replace(cluster, node).await,
             Undo::Everything => storm::heal(cluster).await,
             Undo::Guest(node) => membership::remove(cluster, node).await,

@@ -276,6 +276,7 @@ pub fn appended(answer: &Result<AppendAck, Error>) -> Finish {
 /// # Errors
 /// The first failure. What was read until then is in `prefix`.
 pub async fn read_to_tail(stream: &Stream, prefix: &mut Prefix) -> Result<Option<Finish>, Error> {
+    let mut timestamp = 0;
     for _ in 0..READ_BATCHES_MAX {
         let batch = match stream.read(ReadOptions::from_seq_num(prefix.len())).await {
             Ok(batch) => batch,
@@ -288,6 +289,11 @@ pub async fn read_to_tail(stream: &Stream, prefix: &mut Prefix) -> Result<Option
                 // A record is missing: nothing that comes has the hash of a whole stream.
                 return Ok(None);
             }
+            if record.timestamp < timestamp {
+                let falls = format!("the timestamp of record {} falls", record.seq_num);
+                return Err(Error::Corrupt(falls.into()));
+            }
+            timestamp = record.timestamp;
             prefix.push(record_hash(&record.body));
         }
         if let (true, Some(tail)) = (caught_up, tail) {
