@@ -492,7 +492,7 @@ impl Fold {
     }
 
     /// Streamlets to serve, and those of streams that are being deleted.
-    fn finish(self) -> (HashMap<StreamId, Streamlet>, Vec<(StreamId, StreamletId)>) {
+    fn finish(self) -> (HashMap<StreamId, Box<Streamlet>>, Vec<(StreamId, StreamletId)>) {
         let now = self.now;
         let mut streams = HashMap::new();
         let mut deleting = Vec::new();
@@ -502,7 +502,12 @@ impl Fold {
             } else {
                 streams.insert(
                     stream,
-                    Streamlet::recovered(folded.start, folded.index, folded.writers, now),
+                    Box::new(Streamlet::recovered(
+                        folded.start,
+                        folded.index,
+                        folded.writers,
+                        now,
+                    )),
                 );
             }
         }

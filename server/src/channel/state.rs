@@ -64,7 +64,8 @@ pub struct ChannelLimits {
 pub struct ChannelState {
     epoch: Epoch,
     limits: ChannelLimits,
-    streams: HashMap<StreamId, Streamlet>,
+    /// Boxed: a table has room for up to twice as many as are in it, and for both while it grows.
+    streams: HashMap<StreamId, Box<Streamlet>>,
     pipeline: Pipeline,
     recent: Recent,
     unflushed: Unflushed,
@@ -79,7 +80,7 @@ impl ChannelState {
         epoch: Epoch,
         first_slot: ChunkSeq,
         mut log: ChunkLog,
-        streams: HashMap<StreamId, Streamlet>,
+        streams: HashMap<StreamId, Box<Streamlet>>,
         flush: FlushStart,
         limits: ChannelLimits,
     ) -> Self {
@@ -111,7 +112,7 @@ impl ChannelState {
     pub fn open(&mut self, stream: StreamId, start: StreamletStart, now: Instant) {
         self.streams
             .entry(stream)
-            .or_insert_with(|| Streamlet::new(start, now));
+            .or_insert_with(|| Box::new(Streamlet::new(start, now)));
     }
 
     pub fn take_effects(&mut self) -> std::vec::Drain<'_, Effect> {
@@ -275,7 +276,10 @@ impl ChannelState {
     fn release(&mut self, held: Held) {
         let answer = match held.answer {
             HeldAnswer::Ack { stream, start, end } => {
-                let tail = self.streams.get(&stream).map_or(end, Streamlet::tail);
+                let tail = self
+                    .streams
+                    .get(&stream)
+                    .map_or(end, |streamlet| streamlet.tail());
                 Ok(AppendAck { start, end, tail })
             }
             HeldAnswer::Refusal(refusal) => Err(refusal),
@@ -403,7 +407,7 @@ impl ChannelState {
         self.remove(stream).map(|streamlet| streamlet.standing())
     }
 
-    fn remove(&mut self, stream: StreamId) -> Option<Streamlet> {
+    fn remove(&mut self, stream: StreamId) -> Option<Box<Streamlet>> {
         self.streams.remove(&stream)
     }
 

@@ -316,6 +316,10 @@ impl Streamlet {
             self.trim_durable = commanded.trim;
             self.fencing_durable = commanded.fencing;
         }
+        if self.recent.capacity() == 0 {
+            // Of most streams there is one frame at a time.
+            self.recent.reserve_exact(1);
+        }
         self.recent.push_back(frame);
     }
 
