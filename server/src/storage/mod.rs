@@ -2,6 +2,7 @@
 
 pub mod caretaker;
 pub mod cell;
+pub mod checked;
 pub mod command;
 #[cfg(test)]
 pub mod fixture;
@@ -206,11 +207,8 @@ impl Storage {
                 .max(SWEEP_INTERVAL_MIN),
         };
         let interval = config.housekeeping_interval;
-        // Zones are given what they lack by the rows of objects, which packing takes away.
-        if self.mirror.is_none() {
-            let packing = Packing::new(node, channels.clone(), chains, config.chain_rows, interval);
-            tasks.spawn(packing.run(stop.clone()));
-        }
+        let packing = Packing::new(node, channels.clone(), chains, config.chain_rows, interval);
+        tasks.spawn(packing.run(stop.clone()));
         let merger = Merger {
             env: env.clone(),
             meta: meta.clone(),

@@ -58,8 +58,27 @@ impl Cell {
         timeout(PATIENCE, started).await.expect("a start in time")
     }
 
+    /// Packs as soon as there are five segments, of which each batch is one.
+    async fn start_packing(&self) -> Running {
+        let started = Running::start_in(self.dir.path(), self.zones.env(), |settings| {
+            zones_alone(settings);
+            settings.flush_interval = Some(Duration::from_millis(20));
+            settings.housekeeping_interval = Some(Duration::from_millis(100));
+            settings.chain_rows = Some(4);
+            settings.sweep_interval = Some(Duration::from_secs(1));
+        });
+        timeout(PATIENCE, started).await.expect("a start in time")
+    }
+
     async fn segments(&self, number: usize) -> Vec<String> {
         self.zones.zone(number).keys("segments/").await
+    }
+
+    /// Of those, chain indexes.
+    async fn indexes(&self, number: usize) -> Vec<String> {
+        let mut keys = self.segments(number).await;
+        keys.retain(|key| key.contains("/i"));
+        keys
     }
 
     /// Waits until all that was appended is in segments, of which these zones have the same.
@@ -276,6 +295,76 @@ async fn segments_that_nobody_needs_go_in_every_zone() {
         .delete_stream(&node.basin, &name)
         .await
         .expect("a deletion");
+    for zone in 1..=3 {
+        until("its segments are gone", async || {
+            cell.segments(zone).await.is_empty()
+        })
+        .await;
+    }
+    node.stop().await;
+}
+
+/// Appends batches of one record, each in a flush of its own or nearly so, until so many more indexes are in a zone.
+async fn pack(cell: &Cell, node: &Running, name: &StreamName, zone: usize, indexes: usize) -> usize {
+    let (wanted, mut batches) = (cell.indexes(zone).await.len() + indexes, 0);
+    until("segments are packed", async || {
+        append(node, name, &[b"packed"]).await;
+        batches += 1;
+        sleep(Duration::from_millis(30)).await;
+        cell.indexes(zone).await.len() >= wanted
+    })
+    .await;
+    batches
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn indexes_and_what_only_they_name_are_copied_to_a_zone_that_lacks_them() {
+    let cell = Cell::new();
+    let node = cell.start_packing().await;
+    let name = stream("s");
+    node.create(&name).await.expect("a stream");
+    let mut records = pack(&cell, &node, &name, 1, 1).await;
+    cell.zones.zone(2).faults.cut(Cut::Refusing);
+    records += pack(&cell, &node, &name, 1, 2).await;
+    assert_eq!(node.count(&name).await, records);
+    assert!(cell.indexes(2).await.len() < cell.indexes(1).await.len());
+    cell.zones.zone(2).faults.heal();
+    cell.flushed(&[1, 2, 3]).await;
+    node.stop().await;
+
+    // A zone that lost what it had, beside one in which every index is bad: what they name is needed all the same.
+    let (near, other) = (&cell.zones.zone(1).store, &cell.zones.zone(2).store);
+    for key in cell.indexes(1).await {
+        let good = near.get(&key, ReadRange::Full).await.unwrap().unwrap();
+        let mut bad = good.to_vec();
+        bad[good.len() / 2] ^= 1;
+        near.overwrite(&key, Bytes::from(bad));
+    }
+    for key in cell.segments(2).await {
+        other.delete(&key).await.unwrap();
+    }
+    let node = cell.start_packing().await;
+    cell.flushed(&[1, 2, 3]).await;
+    until("bad copies are replaced", async || {
+        let mut alike = true;
+        for key in cell.indexes(1).await {
+            let copy = near.get(&key, ReadRange::Full).await.unwrap();
+            alike &= copy == other.get(&key, ReadRange::Full).await.unwrap();
+        }
+        alike
+    })
+    .await;
+    assert_eq!(node.count(&name).await, records);
+    node.stop().await;
+    // From the copies alone, beside one other zone.
+    cell.zones.zone(1).faults.cut(Cut::Refusing);
+    let node = cell.start_packing().await;
+    assert_eq!(node.count(&name).await, records);
+    node.frontend
+        .delete_stream(&node.basin, &name)
+        .await
+        .expect("a deletion");
+    cell.zones.zone(1).faults.heal();
     for zone in 1..=3 {
         until("its segments are gone", async || {
             cell.segments(zone).await.is_empty()
