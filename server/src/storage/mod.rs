@@ -28,7 +28,7 @@ use crate::chunk_reader::ChunkReader;
 use crate::config::{ExpressConfig, ExpressZone, NodeConfig};
 use crate::env::Env;
 use crate::flusher::Flusher;
-use crate::merger::Merger;
+use crate::merger::{Merger, choose};
 use crate::peer::directory::Peers;
 use crate::reaper::{Reaper, Reaping};
 use crate::segment_reader::SegmentReader;
@@ -217,6 +217,7 @@ impl Storage {
                 object_bytes: self.object_bytes,
             },
             cache: self.cache,
+            small_bytes: choose::small_bytes(config.flush_bytes as u64),
         };
         tasks.spawn(Merges::new(channels.clone(), merger, interval).run(stop.clone()));
         if let Some((zones, mirror)) = self.express.clone().zip(self.mirror) {
