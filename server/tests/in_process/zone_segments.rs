@@ -213,7 +213,10 @@ async fn flushes_and_reads_go_on_with_any_one_zone_dark_and_it_gets_its_copies_l
         }
         let others: Vec<_> = (1..=3).filter(|zone| *zone != dark).collect();
         cell.flushed(&others).await;
-        assert!(cell.segments(dark).await.len() < cell.segments(others[0]).await.len());
+        until("segments are stored without it", async || {
+            cell.segments(dark).await.len() < cell.segments(others[0]).await.len()
+        })
+        .await;
         assert_eq!(node.count(&name).await, 4);
         node.stop().await;
         // With nothing in memory, and the zone still dark.
@@ -274,13 +277,31 @@ async fn a_bad_copy_of_a_segment_is_never_served_and_is_replaced() {
         .expect("the body");
     bad[at] ^= 0x20;
     near.overwrite(&key, Bytes::from(bad));
-    let node = cell.start().await;
-    assert_eq!(node.count(&name).await, 1, "from another zone");
-    until("the bad copy is replaced", async || {
+    until_found(&cell, &name, 1, async || {
         near.get(&key, ReadRange::Full).await.unwrap().as_ref() == Some(&good)
     })
     .await;
-    node.stop().await;
+}
+
+/// Reads all records with nodes that have nothing in memory, until copies that are bad were found and replaced. A reader
+/// does not find one where another zone was faster.
+async fn until_found(cell: &Cell, name: &StreamName, records: usize, mut good: impl AsyncFnMut() -> bool) {
+    const LIVES: usize = 10;
+    for _ in 0..LIVES {
+        let node = cell.start().await;
+        assert_eq!(node.count(name).await, records, "from another zone");
+        let replaced = timeout(PATIENCE / 4, async {
+            while !good().await {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let replaced = replaced.await.is_ok();
+        node.stop().await;
+        if replaced {
+            return;
+        }
+    }
+    panic!("bad copies are replaced");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -345,7 +366,8 @@ async fn indexes_and_what_only_they_name_are_copied_to_a_zone_that_lacks_them() 
     }
     let node = cell.start_packing().await;
     cell.flushed(&[1, 2, 3]).await;
-    until("bad copies are replaced", async || {
+    node.stop().await;
+    until_found(&cell, &name, records, async || {
         let mut alike = true;
         for key in cell.indexes(1).await {
             let copy = near.get(&key, ReadRange::Full).await.unwrap();
@@ -354,8 +376,6 @@ async fn indexes_and_what_only_they_name_are_copied_to_a_zone_that_lacks_them() 
         alike
     })
     .await;
-    assert_eq!(node.count(&name).await, records);
-    node.stop().await;
     // From the copies alone, beside one other zone.
     cell.zones.zone(1).faults.cut(Cut::Refusing);
     let node = cell.start_packing().await;
