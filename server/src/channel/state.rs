@@ -7,7 +7,6 @@
 //! - Slots are given to chunks in order, and chunks are acknowledged in order.
 //! - An answer that depends on sequenced state leaves only when that state is durable: acks, and failed conditions.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use millrace_api::bug::{Bug, planted};
@@ -24,7 +23,7 @@ use super::message::{Append, Read, ReadReply, Refusal, Seek};
 use super::pipeline::{Held, HeldAnswer, InFlight, Note, Pipeline};
 use super::recent::Recent;
 use super::sequence::FrameBuffer;
-use super::streamlet::{Streamlet, StreamletStart};
+use super::streamlet::{Streamlet, StreamletStart, Streamlets};
 use super::writers::Sequenced;
 use crate::frontend::service::types::AppendAck;
 
@@ -64,8 +63,7 @@ pub struct ChannelLimits {
 pub struct ChannelState {
     epoch: Epoch,
     limits: ChannelLimits,
-    /// Boxed: a table has room for up to twice as many as are in it, and for both while it grows.
-    streams: HashMap<StreamId, Box<Streamlet>>,
+    streams: Streamlets,
     pipeline: Pipeline,
     recent: Recent,
     unflushed: Unflushed,
@@ -80,7 +78,7 @@ impl ChannelState {
         epoch: Epoch,
         first_slot: ChunkSeq,
         mut log: ChunkLog,
-        streams: HashMap<StreamId, Box<Streamlet>>,
+        streams: Streamlets,
         flush: FlushStart,
         limits: ChannelLimits,
     ) -> Self {
