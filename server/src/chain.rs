@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use millrace_api::id::{ChannelId, Epoch, FlushSeq, StreamId};
 use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use millrace_raft::command::{
@@ -21,6 +22,7 @@ use millrace_wal::{FormatError, Payload, ReadRange, StoreError, ZoneStore};
 
 use crate::cache::PageCache;
 use crate::env::Env;
+use crate::storage::checked::read_checked;
 
 /// One per node.
 #[derive(Clone)]
@@ -169,9 +171,10 @@ impl Chains {
     /// The index, from the store itself.
     async fn read(&self, record: &ChainIndexRecord) -> Result<ChainIndex, ChainError> {
         let object = record.row.object;
-        let bytes = self.store.get(&object.to_string(), ReadRange::Full).await?;
-        let bytes = bytes.ok_or(ChainError::Missing(object))?;
-        decode(record, &bytes).map_err(|cause| ChainError::Corrupt { object, cause })
+        let check = |bytes: Bytes| decode(record, &bytes);
+        let index = read_checked(&*self.store, &object.to_string(), ReadRange::Full, check).await?;
+        let index = index.ok_or(ChainError::Missing(object))?;
+        index.map_err(|cause| ChainError::Corrupt { object, cause })
     }
 }
 

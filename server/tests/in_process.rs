@@ -18,6 +18,8 @@ mod live_read;
 mod recoveries;
 #[path = "in_process/segments.rs"]
 mod segments;
+#[path = "in_process/sorting.rs"]
+mod sorting;
 #[path = "support/stored.rs"]
 mod stored;
 #[path = "in_process/writers.rs"]

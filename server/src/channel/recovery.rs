@@ -30,7 +30,7 @@ use super::flush::FlushStart;
 use super::index::SlotIndex;
 use super::log::{ChunkLog, Extent, LogPosition};
 use super::state::{ChannelLimits, ChannelState};
-use super::streamlet::{Streamlet, StreamletStart};
+use super::streamlet::{Streamlet, StreamletStart, Streamlets};
 use super::writer_table::WriterTable;
 use super::writers::{Sequenced, Writers};
 use crate::env::Env;
@@ -492,7 +492,7 @@ impl Fold {
     }
 
     /// Streamlets to serve, and those of streams that are being deleted.
-    fn finish(self) -> (HashMap<StreamId, Streamlet>, Vec<(StreamId, StreamletId)>) {
+    fn finish(self) -> (Streamlets, Vec<(StreamId, StreamletId)>) {
         let now = self.now;
         let mut streams = HashMap::new();
         let mut deleting = Vec::new();
@@ -502,7 +502,12 @@ impl Fold {
             } else {
                 streams.insert(
                     stream,
-                    Streamlet::recovered(folded.start, folded.index, folded.writers, now),
+                    Box::new(Streamlet::recovered(
+                        folded.start,
+                        folded.index,
+                        folded.writers,
+                        now,
+                    )),
                 );
             }
         }

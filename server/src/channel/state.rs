@@ -7,7 +7,6 @@
 //! - Slots are given to chunks in order, and chunks are acknowledged in order.
 //! - An answer that depends on sequenced state leaves only when that state is durable: acks, and failed conditions.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use millrace_api::bug::{Bug, planted};
@@ -24,7 +23,7 @@ use super::message::{Append, Read, ReadReply, Refusal, Seek};
 use super::pipeline::{Held, HeldAnswer, InFlight, Note, Pipeline};
 use super::recent::Recent;
 use super::sequence::FrameBuffer;
-use super::streamlet::{Streamlet, StreamletStart};
+use super::streamlet::{Streamlet, StreamletStart, Streamlets};
 use super::writers::Sequenced;
 use crate::frontend::service::types::AppendAck;
 
@@ -64,7 +63,7 @@ pub struct ChannelLimits {
 pub struct ChannelState {
     epoch: Epoch,
     limits: ChannelLimits,
-    streams: HashMap<StreamId, Streamlet>,
+    streams: Streamlets,
     pipeline: Pipeline,
     recent: Recent,
     unflushed: Unflushed,
@@ -79,7 +78,7 @@ impl ChannelState {
         epoch: Epoch,
         first_slot: ChunkSeq,
         mut log: ChunkLog,
-        streams: HashMap<StreamId, Streamlet>,
+        streams: Streamlets,
         flush: FlushStart,
         limits: ChannelLimits,
     ) -> Self {
@@ -111,7 +110,7 @@ impl ChannelState {
     pub fn open(&mut self, stream: StreamId, start: StreamletStart, now: Instant) {
         self.streams
             .entry(stream)
-            .or_insert_with(|| Streamlet::new(start, now));
+            .or_insert_with(|| Box::new(Streamlet::new(start, now)));
     }
 
     pub fn take_effects(&mut self) -> std::vec::Drain<'_, Effect> {
@@ -275,7 +274,10 @@ impl ChannelState {
     fn release(&mut self, held: Held) {
         let answer = match held.answer {
             HeldAnswer::Ack { stream, start, end } => {
-                let tail = self.streams.get(&stream).map_or(end, Streamlet::tail);
+                let tail = self
+                    .streams
+                    .get(&stream)
+                    .map_or(end, |streamlet| streamlet.tail());
                 Ok(AppendAck { start, end, tail })
             }
             HeldAnswer::Refusal(refusal) => Err(refusal),
@@ -403,7 +405,7 @@ impl ChannelState {
         self.remove(stream).map(|streamlet| streamlet.standing())
     }
 
-    fn remove(&mut self, stream: StreamId) -> Option<Streamlet> {
+    fn remove(&mut self, stream: StreamId) -> Option<Box<Streamlet>> {
         self.streams.remove(&stream)
     }
 

@@ -1,6 +1,6 @@
 //! One stream on its channel: cursors, conditions, and what a batch does to them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use millrace_api::batch::AppendBatch;
@@ -49,6 +49,9 @@ pub struct Streamlet {
     /// Deletion was asked for: nothing more is sequenced.
     pub closing: bool,
 }
+
+/// Boxed: a table has room for up to twice as many as are in it, and for both while it grows.
+pub type Streamlets = HashMap<StreamId, Box<Streamlet>>;
 
 /// The state in which a streamlet is opened or recovered.
 #[derive(Debug, Clone)]
@@ -315,6 +318,10 @@ impl Streamlet {
         if let Some(commanded) = commanded {
             self.trim_durable = commanded.trim;
             self.fencing_durable = commanded.fencing;
+        }
+        if self.recent.capacity() == 0 {
+            // Of most streams there is one frame at a time.
+            self.recent.reserve_exact(1);
         }
         self.recent.push_back(frame);
     }

@@ -4,24 +4,31 @@ use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use millrace_raft::command::FLUSH_STREAMS_MAX;
 use millrace_raft::query::SegmentObjectRecord;
 
-/// Objects with more live bytes are left as they are: to put them together would save little.
-const SMALL_BYTES: u64 = 8 << 20;
+/// Objects with more live bytes than so many, or than this part of what a flush takes at least, are not put together:
+/// that would save little. Such an object that holds a little of many streams is [sorted](super::crowded).
+const SMALL_BYTES_MAX: u64 = 8 << 20;
+const SMALL_PART: u64 = 8;
 /// Small objects of about one size are merged when there are so many of them,
-const MERGED_MIN: usize = 8;
+pub(super) const MERGED_MIN: usize = 8;
 /// and so many at a time,
-const MERGED_MAX: usize = 16;
+pub(super) const MERGED_MAX: usize = 16;
 /// of at most so many live bytes, which a merge holds in memory.
 const MERGED_BYTES_MAX: u64 = 64 << 20;
 /// of at most so many runs, which is what one command takes.
-const MERGED_RUNS_MAX: u64 = FLUSH_STREAMS_MAX as u64;
+pub(super) const MERGED_RUNS_MAX: u64 = FLUSH_STREAMS_MAX as u64;
 /// An object is rewritten when less than this part of it is alive.
 const LIVE_PART_MIN: u64 = 4;
 /// Not worth rewriting: there is little to win.
 const REWRITTEN_BYTES_MIN: u64 = 1 << 20;
 
+/// What is small where a flush takes so many bytes.
+pub fn small_bytes(flush_bytes: u64) -> u64 {
+    (flush_bytes / SMALL_PART).clamp(1, SMALL_BYTES_MAX)
+}
+
 /// The objects to put together next, oldest first; `None` if none are worth it. Objects of one channel, in the order
 /// of their names.
-pub fn objects(all: &[SegmentObjectRecord]) -> Option<Vec<SegmentObjectId>> {
+pub fn objects(all: &[SegmentObjectRecord], small_bytes: u64) -> Option<Vec<SegmentObjectId>> {
     let alive: Vec<_> = all.iter().filter(|object| may_be_taken(object)).collect();
     let mostly_dead = alive.iter().filter(|object| {
         object.len >= REWRITTEN_BYTES_MIN && object.live_bytes.saturating_mul(LIVE_PART_MIN) < object.len
@@ -34,7 +41,7 @@ pub fn objects(all: &[SegmentObjectRecord]) -> Option<Vec<SegmentObjectId>> {
     let class = |object: &SegmentObjectRecord| object.live_bytes.max(1).ilog2() / 3;
     let small: Vec<_> = alive
         .iter()
-        .filter(|object| object.live_bytes < SMALL_BYTES)
+        .filter(|object| object.live_bytes < small_bytes)
         .collect();
     let mut classes: Vec<u32> = small.iter().map(|object| class(object)).collect();
     classes.sort_unstable();
@@ -49,7 +56,7 @@ pub fn objects(all: &[SegmentObjectRecord]) -> Option<Vec<SegmentObjectId>> {
 }
 
 /// What is alive of it can be put into another: it is no index, and no index names it.
-fn may_be_taken(object: &SegmentObjectRecord) -> bool {
+pub(super) fn may_be_taken(object: &SegmentObjectRecord) -> bool {
     object.dead_at_ms.is_none() && object.packed_runs == 0 && object.object.origin != SegmentOrigin::Index
 }
 
@@ -102,7 +109,7 @@ mod tests {
     }
 
     fn chosen(all: &[SegmentObjectRecord]) -> Vec<u64> {
-        let chosen = objects(all).unwrap_or_default();
+        let chosen = objects(all, SMALL_BYTES_MAX).unwrap_or_default();
         chosen.into_iter().map(|object| object.seq.0).collect()
     }
 

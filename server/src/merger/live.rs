@@ -1,22 +1,28 @@
 //! What is alive in objects: the runs that metadata still name, read back.
 
+use std::collections::{BTreeMap, HashMap};
+
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use millrace_api::config::RetentionPolicy;
 use millrace_api::id::StreamId;
+use millrace_api::position::SeqNum;
 use millrace_api::segment::SegmentObjectId;
 use millrace_raft::query::{ChainLink, SegmentRecord};
-use millrace_wal::segment::{Run, SegmentFooter, SegmentSuffix};
+use millrace_wal::segment::{SegmentFooter, SegmentSuffix};
 use millrace_wal::{FormatError, Frame, ReadRange};
 
 use super::{MergeError, Merger};
+use crate::storage::checked::read_checked;
 
 /// Reads under way at a time.
 const READS: usize = 4;
 /// What is read of an object's end at first.
 const FOOTER_SUFFIX: u64 = 64 << 10;
-/// Runs are fetched together with what is dead between them up to so many bytes.
+/// Runs are fetched together with what is dead between them up to so many bytes,
 const GAP_BYTES: u64 = 256 << 10;
+/// and up to so many bytes in all, unless one run is longer.
+const READ_BYTES_MAX: u64 = 8 << 20;
 /// A run's records may differ in age by this part of the stream's retention: a segment goes when its youngest record
 /// may go.
 const AGE_SPREAD_PART: u64 = 10;
@@ -30,43 +36,54 @@ pub struct Group {
     pub frames: Vec<Frame>,
 }
 
-struct Live {
-    segment: SegmentRecord,
-    frames: Vec<Frame>,
+impl Group {
+    /// Of all frames as they were read.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.row.frames_len).sum()
+    }
 }
+
+/// Where the frames of a segment are.
+type Place = (SegmentObjectId, u64);
 
 impl Merger {
     /// In the order of streams, and of records within one.
     pub(super) async fn live(&self, objects: &[SegmentObjectId]) -> Result<Vec<Group>, MergeError> {
-        let read: Vec<Vec<Live>> = stream::iter(objects.to_vec())
-            .map(|object| self.live_of(object))
-            .buffered(READS)
-            .try_collect()
-            .await?;
-        let mut live: Vec<_> = read.into_iter().flatten().collect();
-        live.sort_by_key(|it| (it.segment.stream, it.segment.row.first_seq));
-        let mut groups: Vec<Group> = Vec::new();
-        for Live { segment, frames } in live {
+        let mut segments = Vec::new();
+        for object in objects {
+            for run in &self.footer(*object).await?.runs {
+                segments.extend(self.named(*object, run.stream, run.first_seq, run.offset)?);
+            }
+        }
+        let groups = self.grouped(segments)?;
+        self.fetch(groups).await
+    }
+
+    /// Segments that follow each other and may become one, in the order of streams.
+    pub(super) fn grouped(
+        &self,
+        mut segments: Vec<SegmentRecord>,
+    ) -> Result<Vec<Vec<SegmentRecord>>, MergeError> {
+        segments.sort_by_key(|it| (it.stream, it.row.first_seq));
+        let mut groups: Vec<Vec<SegmentRecord>> = Vec::new();
+        for segment in segments {
             match groups.last_mut() {
-                Some(group) if self.belong_together(group, &segment)? => {
-                    group.segments.push(segment);
-                    group.frames.extend(frames);
-                }
-                _ => groups.push(Group {
-                    stream: segment.stream,
-                    segments: vec![segment],
-                    frames,
-                }),
+                Some(group) if self.belong_together(group, &segment)? => group.push(segment),
+                _ => groups.push(vec![segment]),
             }
         }
         Ok(groups)
     }
 
-    fn belong_together(&self, group: &Group, next: &SegmentRecord) -> Result<bool, MergeError> {
-        let (Some(first), Some(last)) = (group.segments.first(), group.segments.last()) else {
+    fn belong_together(&self, group: &[SegmentRecord], next: &SegmentRecord) -> Result<bool, MergeError> {
+        let (Some(first), Some(last)) = (group.first(), group.last()) else {
             return Ok(true);
         };
-        if group.stream != next.stream || last.end_seq != next.row.first_seq {
+        let bytes: u64 = group.iter().map(|segment| segment.row.frames_len).sum();
+        if last.stream != next.stream
+            || last.end_seq != next.row.first_seq
+            || bytes.saturating_add(next.row.frames_len) > self.to.object_bytes
+        {
             return Ok(false);
         }
         let spread_ms = next
@@ -75,7 +92,7 @@ impl Merger {
             .saturating_sub(first.row.appended_before_ms);
         let state = self.meta.state();
         let stream = state
-            .stream_by_id(group.stream)
+            .stream_by_id(next.stream)
             .map_err(|error| MergeError::Meta(error.into()))?;
         Ok(match stream.map(|stream| stream.config.retention) {
             Some(RetentionPolicy::Age(secs)) => {
@@ -85,56 +102,94 @@ impl Merger {
         })
     }
 
-    async fn live_of(&self, object: SegmentObjectId) -> Result<Vec<Live>, MergeError> {
-        let footer = self.footer(object).await?;
-        let mut segments = Vec::new();
-        for run in &footer.runs {
-            if let Some(segment) = self.named(object, run)? {
-                segments.push(segment);
-            }
+    /// Reads the records of the groups, several requests at a time, each in the order of its object.
+    pub(super) async fn fetch(&self, groups: Vec<Vec<SegmentRecord>>) -> Result<Vec<Group>, MergeError> {
+        let mut of_objects: BTreeMap<SegmentObjectId, Vec<SegmentRecord>> = BTreeMap::new();
+        for segment in groups.iter().flatten() {
+            of_objects.entry(segment.row.object).or_default().push(*segment);
         }
-        segments.sort_by_key(|segment| segment.row.offset);
-        let mut live = Vec::with_capacity(segments.len());
-        for near in runs_of_neighbours(segments) {
-            let start = near.first().map_or(0, |segment| segment.row.offset);
-            let end = near
-                .last()
-                .map_or(0, |segment| segment.row.offset + segment.row.frames_len);
-            let range = ReadRange::Range(start..end);
-            let bytes = self.to.store.get(&object.to_string(), range).await?;
-            let bytes = bytes.ok_or(MergeError::Missing(object))?;
-            for segment in near {
-                let from = (segment.row.offset - start) as usize;
-                let to = from + segment.row.frames_len as usize;
-                let frames = match bytes.len() >= to {
-                    true => frames(bytes.slice(from..to)),
-                    false => Err(FormatError::Truncated {
-                        need: to as u64,
-                        have: bytes.len() as u64,
-                    }),
-                };
-                let frames = frames.map_err(|cause| MergeError::Corrupt { object, cause })?;
-                live.push(Live { segment, frames });
-            }
-        }
-        Ok(live)
+        let near = of_objects.into_iter().flat_map(|(object, segments)| {
+            let near = runs_of_neighbours(segments);
+            near.into_iter().map(move |near| (object, near))
+        });
+        let mut read: HashMap<Place, Vec<Frame>> = stream::iter(near)
+            .map(|(object, near)| self.read(object, near))
+            .buffered(READS)
+            .map_ok(|read| stream::iter(read.into_iter().map(Ok::<_, MergeError>)))
+            .try_flatten()
+            .try_collect()
+            .await?;
+        let groups = groups.into_iter().filter_map(|segments| {
+            let frames = segments
+                .iter()
+                .filter_map(|it| read.remove(&(it.row.object, it.row.offset)));
+            Some(Group {
+                stream: segments.first()?.stream,
+                frames: frames.flatten().collect(),
+                segments,
+            })
+        });
+        Ok(groups.collect())
     }
 
-    /// The segment that the run is, if metadata still name it.
-    fn named(&self, object: SegmentObjectId, run: &Run) -> Result<Option<SegmentRecord>, MergeError> {
-        let found = self.meta.state().chain(run.stream, run.first_seq, 1);
+    async fn read(
+        &self,
+        object: SegmentObjectId,
+        near: Vec<SegmentRecord>,
+    ) -> Result<Vec<(Place, Vec<Frame>)>, MergeError> {
+        let start = near.first().map_or(0, |segment| segment.row.offset);
+        let end = near.last().map_or(0, end_of);
+        let wanted: u64 = near.iter().map(|segment| segment.row.frames_len).sum();
+        let mostly_dead = wanted < (end - start) / 2;
+        let all = |bytes: Bytes| {
+            let runs = near.iter().map(|segment| {
+                let from = (segment.row.offset - start) as usize;
+                let to = from + segment.row.frames_len as usize;
+                if bytes.len() < to {
+                    return Err(FormatError::Truncated {
+                        need: to as u64,
+                        have: bytes.len() as u64,
+                    });
+                }
+                let run = match mostly_dead {
+                    // What is between the runs is not kept alive by them.
+                    true => Bytes::copy_from_slice(&bytes[from..to]),
+                    false => bytes.slice(from..to),
+                };
+                Ok(((object, segment.row.offset), frames(run)?))
+            });
+            runs.collect::<Result<Vec<_>, _>>()
+        };
+        let key = object.to_string();
+        let read = read_checked(&*self.to.store, &key, ReadRange::Range(start..end), all).await?;
+        read.ok_or(MergeError::Missing(object))?
+            .map_err(|cause| MergeError::Corrupt { object, cause })
+    }
+
+    /// The segment that is that run of the object, if metadata still name it.
+    pub(super) fn named(
+        &self,
+        object: SegmentObjectId,
+        stream: StreamId,
+        first_seq: SeqNum,
+        offset: u64,
+    ) -> Result<Option<SegmentRecord>, MergeError> {
+        let found = self.meta.state().chain(stream, first_seq, 1);
         let found = found.map_err(|error| MergeError::Meta(error.into()))?;
-        let is_run = |it: &SegmentRecord| it.row.object == object && it.row.offset == run.offset;
+        let is_run = |it: &SegmentRecord| it.row.object == object && it.row.offset == offset;
         Ok(found.iter().filter_map(ChainLink::segment).copied().find(is_run))
     }
 
-    async fn footer(&self, object: SegmentObjectId) -> Result<SegmentFooter, MergeError> {
+    pub(super) async fn footer(&self, object: SegmentObjectId) -> Result<SegmentFooter, MergeError> {
+        let key = object.to_string();
         let mut suffix_len = FOOTER_SUFFIX;
         loop {
             let range = ReadRange::Suffix(suffix_len);
-            let suffix = self.to.store.get(&object.to_string(), range).await?;
-            let suffix = suffix.ok_or(MergeError::Missing(object))?;
-            let decoded = SegmentFooter::decode(&suffix);
+            let decoded = read_checked(&*self.to.store, &key, range, |suffix| {
+                SegmentFooter::decode(&suffix)
+            })
+            .await?;
+            let decoded = decoded.ok_or(MergeError::Missing(object))?;
             match decoded.map_err(|cause| MergeError::Corrupt { object, cause })? {
                 SegmentSuffix::Whole(footer) => return Ok(footer),
                 SegmentSuffix::Longer { suffix_len: whole } => suffix_len = whole,
@@ -143,23 +198,28 @@ impl Merger {
     }
 }
 
-/// Segments of one object that one request fetches.
-fn runs_of_neighbours(segments: Vec<SegmentRecord>) -> Vec<Vec<SegmentRecord>> {
+/// Segments of one object that one request fetches, in their order.
+fn runs_of_neighbours(mut segments: Vec<SegmentRecord>) -> Vec<Vec<SegmentRecord>> {
+    segments.sort_by_key(|segment| segment.row.offset);
     let mut near: Vec<Vec<SegmentRecord>> = Vec::new();
     for segment in segments {
         match near.last_mut() {
-            Some(run) if run.last().is_some_and(|last| is_near(last, &segment)) => run.push(segment),
+            Some(run) if is_near(run, &segment) => run.push(segment),
             _ => near.push(vec![segment]),
         }
     }
     near
 }
 
-fn is_near(last: &SegmentRecord, next: &SegmentRecord) -> bool {
-    next.row
-        .offset
-        .saturating_sub(last.row.offset + last.row.frames_len)
-        <= GAP_BYTES
+fn is_near(run: &[SegmentRecord], next: &SegmentRecord) -> bool {
+    let start = run.first().map_or(0, |first| first.row.offset);
+    let end = run.last().map_or(0, end_of);
+    next.row.offset.saturating_sub(end) <= GAP_BYTES && end_of(next) - start <= READ_BYTES_MAX
+}
+
+/// Behind its frames.
+fn end_of(segment: &SegmentRecord) -> u64 {
+    segment.row.offset + segment.row.frames_len
 }
 
 /// All frames of a run; each is checked.

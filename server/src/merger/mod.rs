@@ -1,10 +1,14 @@
 //! Writes what is alive in some objects into new ones, which take their place.
 //!
+//! - Small objects, and those that are mostly dead, are put together whole ([`choose`]). Of larger ones that hold a
+//!   little of many streams, the runs of each stream are ([`crowded`], [`by_stream`]).
 //! - A run takes the place of segments that follow each other without gap and were merged whole. Metadata judge at the
 //!   commit whether they still stand there; a run that comes too late is dead from the start, and nothing is lost.
 //! - Whoever reads the former objects goes on: they are deleted after a grace period.
 
+pub mod by_stream;
 pub mod choose;
+pub mod crowded;
 mod live;
 
 use std::sync::Arc;
@@ -17,6 +21,7 @@ use millrace_raft::group::Meta;
 use millrace_wal::segment::{Run, SegmentObject, SegmentObjectBuilder};
 use millrace_wal::{FormatError, StoreError};
 
+use self::by_stream::Walk;
 use self::live::Group;
 use crate::cache::PageCache;
 use crate::env::Env;
@@ -32,6 +37,27 @@ pub struct Merger {
     pub meta: Meta,
     pub to: SegmentTarget,
     pub cache: Arc<PageCache>,
+    /// What is not more is small: see [`choose::small_bytes`].
+    pub small_bytes: u64,
+}
+
+/// A channel in an epoch of its owner, the next number of its merges, and which attempt at it this is. No attempt is
+/// made twice: their objects have different bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct MergeName {
+    pub channel: ChannelId,
+    pub epoch: Epoch,
+    pub seq: FlushSeq,
+    pub attempt: u32,
+}
+
+/// What one step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sorted {
+    /// Bytes that were written.
+    pub bytes: u64,
+    /// Segments that have others in their place now.
+    pub replaced: u32,
 }
 
 /// Why a merge came to nothing. What it has written is never named.
@@ -51,31 +77,56 @@ pub enum MergeError {
 }
 
 impl Merger {
-    /// Puts what is alive in `objects` together, as the owner of the channel in this epoch, under the next number of
-    /// its merges. No `attempt` at one number may be made twice: their objects have different bytes.
+    /// Puts what is alive in `objects` together.
     ///
     /// `Ok` also if some of it came too late: answers how many segments have others in their place now. Holds the live
     /// bytes of all objects in memory.
-    pub async fn merge(
-        &self,
-        (channel, epoch, merge_seq): (ChannelId, Epoch, FlushSeq),
-        attempt: u32,
-        objects: &[SegmentObjectId],
-    ) -> Result<u32, MergeError> {
+    pub async fn merge(&self, name: MergeName, objects: &[SegmentObjectId]) -> Result<u32, MergeError> {
         let groups = self.live(objects).await?;
-        let id = |part| SegmentObjectId {
-            channel,
-            epoch,
-            origin: SegmentOrigin::Merge,
-            seq: merge_seq,
-            part: attempt.wrapping_mul(PARTS_MAX).wrapping_add(part),
-        };
-        let (built, runs) = build(&groups, self.to.object_bytes, id);
-        for object in &built {
-            let key = object.id.to_string();
-            self.to.store.upload(&key, &object.payload).await?;
+        let built = self.put(name, &groups).await?;
+        for object in &built.0 {
             self.cache.insert_fresh(object.id, &object.payload).await;
         }
+        self.commit(name, built).await
+    }
+
+    /// Puts together what is worth it of the next streams of a walk; `None`, and nothing done, at its end. As
+    /// [`merge`](Self::merge), with the bytes of one batch in memory, which readers are not expected to want soon.
+    pub async fn sort(&self, name: MergeName, walk: &mut Walk) -> Result<Option<Sorted>, MergeError> {
+        let Some(groups) = self.next_batch(walk).await? else {
+            return Ok(None);
+        };
+        let built = self.put(name, &groups).await?;
+        drop(groups);
+        let bytes = built.0.iter().map(|object| object.payload.len()).sum();
+        let replaced = self.commit(name, built).await?;
+        Ok(Some(Sorted { bytes, replaced }))
+    }
+
+    /// Writes the groups to new objects.
+    async fn put(&self, name: MergeName, groups: &[Group]) -> Result<Built, MergeError> {
+        let id = |part| SegmentObjectId {
+            channel: name.channel,
+            epoch: name.epoch,
+            origin: SegmentOrigin::Merge,
+            seq: name.seq,
+            part: name.attempt.wrapping_mul(PARTS_MAX).wrapping_add(part),
+        };
+        let built = build(groups, self.to.object_bytes, self.small_bytes, id);
+        for object in &built.0 {
+            let key = object.id.to_string();
+            self.to.store.upload(&key, &object.payload).await?;
+        }
+        Ok(built)
+    }
+
+    async fn commit(&self, name: MergeName, (built, runs): Built) -> Result<u32, MergeError> {
+        let MergeName {
+            channel,
+            epoch,
+            seq: merge_seq,
+            ..
+        } = name;
         let written = built.iter().map(|object| FlushedObject {
             part: object.id.part,
             len: object.payload.len(),
@@ -89,17 +140,16 @@ impl Merger {
             now_ms: self.env.now_ms(),
         };
         let merged = self.meta.propose(command).await?;
-        tracing::debug!(%channel, objects = objects.len(), into = built.len(), replaced = merged.replaced, "merged segments");
+        tracing::debug!(%channel, objects = built.len(), replaced = merged.replaced, "merged segments");
         Ok(merged.replaced)
     }
 }
 
-/// Objects that hold the groups, and what metadata learn of them.
-fn build(
-    groups: &[Group],
-    object_bytes: u64,
-    id: impl Fn(u32) -> SegmentObjectId,
-) -> (Vec<SegmentObject>, Vec<MergedRun>) {
+/// Objects, and what metadata learn of them.
+type Built = (Vec<SegmentObject>, Vec<MergedRun>);
+
+/// Objects that hold the groups. A group of `own_bytes` has one of its own, which goes when its records go.
+fn build(groups: &[Group], object_bytes: u64, own_bytes: u64, id: impl Fn(u32) -> SegmentObjectId) -> Built {
     let (mut objects, mut runs) = (Vec::new(), Vec::new());
     let mut open: Option<SegmentObjectBuilder> = None;
     let mut in_open: Vec<&Group> = Vec::new();
@@ -116,7 +166,9 @@ fn build(
         let is_full = open
             .as_ref()
             .is_some_and(|open| open.encoded_len() >= object_bytes);
-        if follows_itself || is_full {
+        let is_large =
+            group.bytes() >= own_bytes || in_open.last().is_some_and(|last| last.bytes() >= own_bytes);
+        if follows_itself || is_full || is_large {
             close(&mut open, &mut in_open);
         }
         let builder = open.get_or_insert_with(|| {

@@ -2,6 +2,7 @@
 
 pub mod caretaker;
 pub mod cell;
+pub mod checked;
 pub mod command;
 #[cfg(test)]
 pub mod fixture;
@@ -27,7 +28,7 @@ use crate::chunk_reader::ChunkReader;
 use crate::config::{ExpressConfig, ExpressZone, NodeConfig};
 use crate::env::Env;
 use crate::flusher::Flusher;
-use crate::merger::Merger;
+use crate::merger::{Merger, choose};
 use crate::peer::directory::Peers;
 use crate::reaper::{Reaper, Reaping};
 use crate::segment_reader::SegmentReader;
@@ -206,11 +207,8 @@ impl Storage {
                 .max(SWEEP_INTERVAL_MIN),
         };
         let interval = config.housekeeping_interval;
-        // Zones are given what they lack by the rows of objects, which packing takes away.
-        if self.mirror.is_none() {
-            let packing = Packing::new(node, channels.clone(), chains, config.chain_rows, interval);
-            tasks.spawn(packing.run(stop.clone()));
-        }
+        let packing = Packing::new(node, channels.clone(), chains, config.chain_rows, interval);
+        tasks.spawn(packing.run(stop.clone()));
         let merger = Merger {
             env: env.clone(),
             meta: meta.clone(),
@@ -219,6 +217,7 @@ impl Storage {
                 object_bytes: self.object_bytes,
             },
             cache: self.cache,
+            small_bytes: choose::small_bytes(config.flush_bytes as u64),
         };
         tasks.spawn(Merges::new(channels.clone(), merger, interval).run(stop.clone()));
         if let Some((zones, mirror)) = self.express.clone().zip(self.mirror) {

@@ -256,6 +256,7 @@ impl ZoneStore for MirroredStore {
         let zones = self.now()?;
         let (spare, well): (Vec<_>, Vec<_>) =
             (0..zones.stores.len()).partition(|at| self.zones[*at].is_failing());
+        let mut passed_over = spare.clone();
         let mut spare = spare.into_iter();
         let one = |at: usize| {
             let store = &zones.stores[at];
@@ -271,7 +272,10 @@ impl ZoneStore for MirroredStore {
             }
             if running.is_empty() {
                 match spare.next().filter(|_| !is_stored) {
-                    Some(at) => running.push(one(at)),
+                    Some(at) => {
+                        passed_over.retain(|zone| *zone != at);
+                        running.push(one(at));
+                    }
                     None => break,
                 }
             }
@@ -294,7 +298,10 @@ impl ZoneStore for MirroredStore {
             return Err(failed.unwrap_or_else(|| StoreError::Retry("too few zones answer".into())));
         }
         for at in lacking {
-            self.zones[at].failed();
+            // One that was not asked has not failed again: else nobody would ever ask it while there are uploads.
+            if !passed_over.contains(&at) {
+                self.zones[at].failed();
+            }
             self.zones[at].miss(key);
         }
         Ok(())

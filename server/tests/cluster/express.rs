@@ -18,7 +18,9 @@ use crate::processes::{BASIN, Process, append, ready, start_as};
 fn empty(dir: &Path) {
     std::fs::remove_file(dir.join("zone")).unwrap();
     // Until nothing was written in between.
-    while dir.join("wal").exists() && std::fs::remove_dir_all(dir.join("wal")).is_err() {}
+    for part in ["wal", "segments"].map(|part| dir.join(part)) {
+        while part.exists() && std::fs::remove_dir_all(&part).is_err() {}
+    }
 }
 
 /// Files below a directory.
@@ -27,6 +29,16 @@ fn files(dir: &Path) -> usize {
     let count = entries.map(|entry| match entry.path() {
         path if path.is_dir() => files(&path),
         _ => 1,
+    });
+    count.sum()
+}
+
+/// Chain indexes in a zone.
+fn indexes(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let count = entries.map(|entry| match entry.path() {
+        path if path.is_dir() => indexes(&path),
+        _ => usize::from(entry.file_name().to_string_lossy().starts_with('i')),
     });
     count.sum()
 }
@@ -42,14 +54,30 @@ struct Nodes {
     client: reqwest::Client,
     /// As `--express` has them.
     zones: String,
+    more: &'static [&'static str],
 }
+
+/// Flushes every now and then.
+const SOMETIMES: &[&str] = &["--flush-interval", "2s"];
+/// Nothing but the zones, and chains that soon are long.
+const PACKING: &[&str] = &[
+    "--store",
+    "none",
+    "--flush-interval",
+    "200ms",
+    "--housekeeping-interval",
+    "300ms",
+    "--chain-rows",
+    "4",
+];
 
 impl Nodes {
     /// Three that serve, and a basin whose streams are of class Express.
-    async fn start(zones: impl FnOnce(&Path) -> String) -> Self {
+    async fn start(zones: impl FnOnce(&Path) -> String, more: &'static [&'static str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut nodes = Self {
             zones: zones(dir.path()),
+            more,
             dir,
             ports: free_ports(6),
             running: (0..3).map(|_| None).collect(),
@@ -84,7 +112,7 @@ impl Nodes {
 
     fn spawn(&mut self, node: usize) {
         let program = Command::new(env!("CARGO_BIN_EXE_millrace"));
-        let more = ["--express", self.zones.as_str(), "--flush-interval", "2s"];
+        let more = [&["--express", self.zones.as_str()], self.more].concat();
         self.running[node] = Some(start_as(program, self.dir.path(), &self.ports, node, &more));
     }
 
@@ -201,7 +229,7 @@ async fn nothing_acknowledged_is_lost_when_nodes_die_and_a_zone_is_lost_and_repl
         let url = |number| format!("file://{}", zone(dir, number).display());
         [url(1), url(2), url(3)].join(",")
     };
-    let mut nodes = Nodes::start(directories).await;
+    let mut nodes = Nodes::start(directories, PACKING).await;
     let stop = Arc::new(AtomicBool::new(false));
     let writer = nodes.write(stop.clone());
     sleep(Duration::from_secs(1)).await;
@@ -209,6 +237,11 @@ async fn nothing_acknowledged_is_lost_when_nodes_die_and_a_zone_is_lost_and_repl
         nodes.lose_for(victim, Duration::from_secs(3)).await;
     }
 
+    let deadline = Instant::now() + PATIENCE;
+    while indexes(&zone(nodes.dir.path(), 2)) == 0 {
+        assert!(Instant::now() < deadline, "segments are packed");
+        sleep(Duration::from_millis(100)).await;
+    }
     let lost = zone(nodes.dir.path(), 2);
     empty(&lost);
     let blank = |zones: &[Value]| {
@@ -244,7 +277,7 @@ async fn nothing_acknowledged_is_lost_when_nodes_die_and_a_zone_is_lost_and_repl
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_disks_of_three_nodes_are_zones_that_come_and_go_with_them() {
     let disks = |_: &Path| "disk://1,disk://2,disk://3".to_owned();
-    let mut nodes = Nodes::start(disks).await;
+    let mut nodes = Nodes::start(disks, SOMETIMES).await;
     let stop = Arc::new(AtomicBool::new(false));
     let writer = nodes.write(stop.clone());
     sleep(Duration::from_secs(1)).await;

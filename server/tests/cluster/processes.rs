@@ -41,6 +41,11 @@ pub fn start_as(mut program: Command, dir: &Path, ports: &[u16], node: usize, mo
         .map(|node| format!("{}={}", node + 1, at(ports[node])))
         .collect();
     let http = at(ports[3 + node]);
+    let store = format!("file://{}", dir.join("store").display());
+    let store: &[&str] = match more.contains(&"--store") {
+        true => &[],
+        false => &["--store", &store],
+    };
     let child = program
         .arg("server")
         .args(["--node-id", &(node + 1).to_string()])
@@ -48,7 +53,7 @@ pub fn start_as(mut program: Command, dir: &Path, ports: &[u16], node: usize, mo
         .args(["--cluster-addr", &at(ports[node]).to_string()])
         .args(["--cluster-plain", "--election-timeout", "1s", "--log", "error"])
         .args(["--http-addr", &http.to_string()])
-        .args(["--store", &format!("file://{}", dir.join("store").display())])
+        .args(store)
         .arg("--data-dir")
         .arg(dir.join(format!("node-{node}")))
         .args(more)

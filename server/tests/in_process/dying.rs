@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use millrace_api::name::StreamName;
 use millrace_server::env::Env;
 use millrace_wal::fault::{Faults, Op, Rule};
@@ -32,6 +33,8 @@ enum Step {
     FlushWrites,
     MergeReads,
     MergeWrites,
+    SortReads,
+    SortWrites,
     PackWrites,
     UnpackReads,
     ObjectGoes,
@@ -39,10 +42,12 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 7] = [
+    const ALL: [Step; 9] = [
         Step::FlushWrites,
         Step::MergeReads,
         Step::MergeWrites,
+        Step::SortReads,
+        Step::SortWrites,
         Step::PackWrites,
         Step::UnpackReads,
         Step::ObjectGoes,
@@ -57,8 +62,8 @@ impl Step {
         };
         match self {
             Self::FlushWrites => of_origin(Op::Upload, &["/f"]),
-            Self::MergeReads => of_origin(Op::Get, &["/f", "/m"]),
-            Self::MergeWrites => of_origin(Op::Upload, &["/m"]),
+            Self::MergeReads | Self::SortReads => of_origin(Op::Get, &["/f", "/m"]),
+            Self::MergeWrites | Self::SortWrites => of_origin(Op::Upload, &["/m"]),
             Self::PackWrites => of_origin(Op::Upload, &["/i"]),
             Self::UnpackReads => of_origin(Op::Get, &["/i"]),
             Self::ObjectGoes => of_origin(Op::Delete, &["/"]),
@@ -70,7 +75,9 @@ impl Step {
     fn calls(self) -> u64 {
         match self {
             Self::FlushWrites | Self::MergeReads | Self::ObjectGoes | Self::ChunkGoes => 8,
-            Self::PackWrites => 3,
+            // Ends of objects, ends again, and runs.
+            Self::SortReads => 24,
+            Self::PackWrites | Self::SortWrites => 3,
             Self::MergeWrites | Self::UnpackReads => 1,
         }
     }
@@ -78,9 +85,14 @@ impl Step {
     /// What is packed is not merged: for a merge, nothing is packed.
     fn chain_rows(self) -> usize {
         match self {
-            Self::MergeReads | Self::MergeWrites => 4096,
+            Self::MergeReads | Self::MergeWrites | Self::SortReads | Self::SortWrites => 4096,
             _ => 4,
         }
+    }
+
+    /// Where objects are to be sorted, a flush of a batch of all streams is a large one.
+    fn flush_bytes(self) -> Option<ByteSize> {
+        matches!(self, Self::SortReads | Self::SortWrites).then_some(ByteSize::kib(8))
     }
 }
 
@@ -132,6 +144,7 @@ impl World {
             settings.flush_interval = Some(Duration::from_millis(20));
             settings.reader_grace = Some(Duration::ZERO);
             settings.chain_rows = Some(step.chain_rows());
+            settings.flush_bytes = step.flush_bytes();
         })
         .await;
         let gate = faults.stall(step.rule().skip(call).times(1), after);

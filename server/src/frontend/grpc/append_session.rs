@@ -51,8 +51,8 @@ pub(super) async fn reply(
         let mut opened = BytesMut::new();
         put(self::opened(&writer), &mut opened);
         output.send(opened.freeze()).await?;
-        let inputs = Inputs { requests, writer };
-        let failed = append::run(frontend, session, inputs, &output).await?;
+        let mut inputs = Inputs { requests, writer };
+        let failed = append::run(&frontend, &session, &mut inputs, &output).await?;
         Ok(failed.map_or(Ok(()), Err))
     }))
 }

@@ -18,16 +18,19 @@ use crate::frontend::session::append::{self, Protocol};
 use crate::frontend::session::output::{Broken, Output};
 
 /// Runs the session over `body` until either side ends it.
-pub(super) async fn run(
+pub(super) fn run(
     frontend: Arc<Frontend>,
     session: AppendSession,
     body: Body,
     output: Output,
-) -> Result<(), Broken> {
-    match append::run(frontend, session, Inputs::new(body), &output).await? {
-        None => Ok(()),
-        Some(Failure::Terminal(error)) => output.send(terminal(&error)).await,
-        Some(Failure::Broken) => Err(Broken),
+) -> impl Future<Output = Result<(), Broken>> {
+    let mut inputs = Inputs::new(body);
+    async move {
+        match append::run(&frontend, &session, &mut inputs, &output).await? {
+            None => Ok(()),
+            Some(Failure::Terminal(error)) => output.send(terminal(&error)).await,
+            Some(Failure::Broken) => Err(Broken),
+        }
     }
 }
 

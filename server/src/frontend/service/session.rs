@@ -366,6 +366,10 @@ impl UnderWay {
 
     fn acknowledged(&mut self) {
         let input = self.inputs.pop_front();
+        if self.inputs.is_empty() {
+            // Sessions that send one input at a time are many.
+            self.inputs = VecDeque::new();
+        }
         self.exposed = self.exposed.saturating_sub(1);
         if let Some(number) = input.and_then(|input| input.number) {
             self.acked_through = number.number;

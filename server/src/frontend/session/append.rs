@@ -6,14 +6,12 @@
 //! - When the node is to stop, no further input is taken and that is the failure, after what is owed.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use futures::poll;
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TryRecvError;
 
+use super::lane::{Receiver, Sender, lane};
 use super::output::{Broken, Output};
 use crate::error::ServiceError;
 use crate::frontend::service::types::AppendAck;
@@ -53,13 +51,16 @@ enum Owed<P: Protocol> {
 
 /// Runs the session until either side ends it. Answers the failure that ended it, which is still to be told; `None`
 /// when all inputs have been acknowledged.
+///
+/// Borrows what lives as long as the session: a future that is given it has room for it twice, and sessions that wait
+/// are many.
 pub async fn run<P: Protocol>(
-    frontend: Arc<Frontend>,
-    session: AppendSession,
-    protocol: P,
+    frontend: &Frontend,
+    session: &AppendSession,
+    protocol: &mut P,
     output: &Output,
 ) -> Result<Option<P::Failure>, Broken> {
-    let (owed, to_deliver) = mpsc::channel(SESSION_WINDOW as usize);
+    let (owed, to_deliver) = lane(SESSION_WINDOW as usize);
     let mut deliver = pin!(deliver::<P>(to_deliver, output));
     tokio::select! {
         biased;
@@ -70,10 +71,10 @@ pub async fn run<P: Protocol>(
 
 /// Ends when nothing more is to be taken; dropping `owed` is then the output side's sign to end.
 async fn take_inputs<P: Protocol>(
-    frontend: Arc<Frontend>,
-    session: AppendSession,
-    mut protocol: P,
-    owed: mpsc::Sender<Owed<P>>,
+    frontend: &Frontend,
+    session: &AppendSession,
+    protocol: &mut P,
+    owed: Sender<Owed<P>>,
 ) {
     let mut drained = pin!(frontend.drained());
     loop {
@@ -84,7 +85,8 @@ async fn take_inputs<P: Protocol>(
         };
         let next = match input {
             Ok(None) => return,
-            Ok(Some(input)) => match protocol.submit(&session, input).await {
+            // In memory of its own for as long as it takes: sessions that wait for an input are many.
+            Ok(Some(input)) => match Box::pin(protocol.submit(session, input)).await {
                 Ok((note, pending)) => Owed::Ack(note, pending),
                 Err(error) => Owed::Failed(error.into()),
             },
@@ -99,7 +101,7 @@ async fn take_inputs<P: Protocol>(
 
 /// Writes what is owed, each as soon as it and all before it are known.
 async fn deliver<P: Protocol>(
-    mut owed: mpsc::Receiver<Owed<P>>,
+    mut owed: Receiver<Owed<P>>,
     output: &Output,
 ) -> Result<Option<P::Failure>, Broken> {
     let mut chunk = Chunk {
@@ -108,9 +110,8 @@ async fn deliver<P: Protocol>(
     };
     loop {
         let next = match owed.try_recv() {
-            Ok(next) => Some(next),
-            Err(TryRecvError::Disconnected) => None,
-            Err(TryRecvError::Empty) => {
+            Some(next) => Some(next),
+            None => {
                 chunk.send().await?;
                 owed.recv().await
             }
@@ -150,7 +151,7 @@ impl Chunk<'_> {
 
     /// Waits for one acknowledgement; sends what has gathered before it really has to wait.
     async fn until_known(&mut self, pending: PendingAck) -> Result<Result<AppendAck, ServiceError>, Broken> {
-        let mut outcome = pin!(pending.wait());
+        let mut outcome = Box::pin(pending.wait());
         if let Poll::Ready(outcome) = poll!(outcome.as_mut()) {
             return Ok(outcome);
         }

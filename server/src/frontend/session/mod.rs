@@ -3,5 +3,6 @@
 
 pub mod append;
 pub mod chunks;
+mod lane;
 pub mod output;
 pub mod read;

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body::Frame;
-use tokio::sync::mpsc;
+
+use super::lane::{Receiver, Sender, lane};
 
 /// Chunks that may wait for the connection: a batch's parts, so that they leave in one go.
 const CHUNKS_WAITING_MAX: usize = 16;
@@ -23,7 +24,7 @@ const CHUNKS_WAITING_MAX: usize = 16;
 pub struct Broken;
 
 /// Where the code writes.
-pub struct Output(mpsc::Sender<Bytes>);
+pub struct Output(Sender<Bytes>);
 
 impl Output {
     /// Waits until the connection has room. Empty chunks are passed over.
@@ -53,7 +54,7 @@ where
     F: FnOnce(Output) -> W,
     W: Future<Output: End> + Send + 'static,
 {
-    let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let (sender, chunks) = lane(CHUNKS_WAITING_MAX);
     let write = write(Output(sender));
     // A block that awaits it would have room for it twice, for as long as the session lives.
     let writer: BoxFuture<'static, _> = Box::pin(write.map(End::into_frame));
@@ -69,7 +70,7 @@ type LastFrame = Option<Result<Frame<Bytes>, Broken>>;
 struct Written {
     /// `None` once it has ended.
     writer: Option<BoxFuture<'static, LastFrame>>,
-    chunks: mpsc::Receiver<Bytes>,
+    chunks: Receiver<Bytes>,
     /// To be told after the chunks that were written before.
     last: LastFrame,
 }

@@ -189,13 +189,16 @@ impl Sweep {
     }
 }
 
-/// Of keys that were listed in the area, those that are not proved to be orphans and whose channel and epoch are known:
-/// what stands under them is needed, or may come to be.
+/// Of keys of segment objects that were listed in the area, those that are not proved to be orphans and whose channel
+/// and epoch are known: what stands under them is needed, or may come to be. While an index cannot be read, so are
+/// those that it may name.
 pub async fn needed(cell: &Cell, area: Area, keys: Vec<String>) -> Result<Vec<String>, SweepError> {
     cell.linearize().await?;
     let sweep = Sweep::new(cell.clone(), Scope::All);
     let found = sweep.judge(area, keys.clone()).await?;
-    let others: BTreeSet<String> = found.into_iter().map(|found| found.place.key).collect();
+    let may_be_named = |found: &Found| matches!(found.remark, Remark::Unknown(Unknown::Unreadable(_)));
+    let others = found.into_iter().filter(|found| !may_be_named(found));
+    let others: BTreeSet<String> = others.map(|found| found.place.key).collect();
     Ok(keys.into_iter().filter(|key| !others.contains(key)).collect())
 }
 

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use millrace_api::segment::SegmentObjectId;
 use millrace_raft::query::{ChainIndexNames, View};
 use millrace_wal::segment::ChainIndex;
-use millrace_wal::{ReadRange, StoreError, ZoneStore};
+use millrace_wal::{FormatError, ReadRange, StoreError, ZoneStore};
 
 use super::judge::{Orphan, Remark, Unknown};
 use crate::storage::cell::insist;
+use crate::storage::checked::read_checked;
 
 /// Rows of metadata read in one step.
 const PAGE: usize = 1000;
@@ -55,17 +57,15 @@ impl Suspects {
         let mut packed = Packed::default();
         for names in self.indexes {
             let key = names.index.to_string();
-            let bytes = insist(|| store.get(&key, ReadRange::Full)).await?;
-            let index = bytes.map(|bytes| ChainIndex::decode(&bytes));
-            match index {
-                Some(Ok(index)) if index.id == names.index => {
+            let check = |bytes: Bytes| match ChainIndex::decode(&bytes)? {
+                index if index.id == names.index => Ok(index),
+                _ => Err(FormatError::Mismatch { what: "chain index" }),
+            };
+            match insist(|| read_checked(store, &key, ReadRange::Full, check)).await? {
+                Some(Ok(index)) => {
                     let alone = index.entries.iter().filter(|entry| entry.alone);
                     let known = alone.map(|entry| entry.object).filter(|id| self.ids.contains(id));
                     packed.named.extend(known);
-                }
-                Some(Ok(other)) => {
-                    let why = format!("{} is under the key of chain index {}", other.id, names.index);
-                    packed.unread.push((names, Some(why)));
                 }
                 Some(Err(error)) => {
                     let why = format!("chain index {}: {error}", names.index);

@@ -163,3 +163,16 @@ async fn deletions_and_listings_do_without_one_zone_and_not_without_two() {
     assert!(list(9).await.unwrap_err().retryable());
     assert!(cell.mirror.delete(KEY).await.unwrap_err().retryable());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_zone_that_failed_is_asked_again_however_many_uploads_pass_it_over() {
+    let cell = Cell::new();
+    cell.faults[0].cut(Cut::Refusing);
+    cell.upload("x").await.unwrap();
+    cell.faults[0].heal();
+    for _ in 0..=PASSED_OVER.as_secs() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cell.upload("x").await.unwrap();
+    }
+    assert_eq!(cell.holders().await, [0, 1, 2]);
+}
