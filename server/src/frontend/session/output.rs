@@ -80,7 +80,7 @@ impl http_body::Body for Written {
     type Error = Broken;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LastFrame> {
-        if let Poll::Ready(Some(chunk)) = self.chunks.poll_recv(cx) {
+        if let Some(chunk) = self.chunks.try_recv() {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         if let Some(writer) = &mut self.writer
