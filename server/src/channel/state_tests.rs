@@ -46,7 +46,7 @@ impl Channel {
             log_index: 0,
             bytes: 0,
         };
-        let state = ChannelState::new(Epoch(1), ChunkSeq(0), log, HashMap::new(), flush, limits);
+        let state = ChannelState::new(Epoch(1), ChunkSeq(0), log, Streamlets::new(), flush, limits);
         let mut channel = Self {
             state,
             now: Instant::now(),
