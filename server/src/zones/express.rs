@@ -281,7 +281,12 @@ impl Shared {
         match state {
             ZoneState::Unknown => {}
             ZoneState::Dark(why) if !is_registered => {
-                tracing::info!(zone = number, store, why, "Express begins when the zone was reached once");
+                tracing::info!(
+                    zone = number,
+                    store,
+                    why,
+                    "Express begins when the zone was reached once"
+                );
             }
             ZoneState::Ok => tracing::info!(zone = number, store, "the zone is in use"),
             ZoneState::Dark(why) => {
