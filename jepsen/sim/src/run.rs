@@ -294,8 +294,10 @@ fn has_express(serving: &[(u64, Meta)]) -> bool {
 }
 
 fn draw_workload(rng: &mut StdRng) -> Workload {
-    use Workload::{Fenced, Followers, Many, Matched, Plain, Recreate, Sessions, Trims};
-    let all = [Plain, Matched, Fenced, Sessions, Followers, Trims, Recreate, Many];
+    use Workload::{Fenced, Followers, Many, Matched, Plain, Recreate, Sessions, Trims, Watched};
+    let all = [
+        Plain, Matched, Fenced, Sessions, Followers, Trims, Recreate, Many, Watched,
+    ];
     all[rng.random_range(0..all.len())]
 }
 
