@@ -23,6 +23,8 @@ struct Place {
     goes_wrong: GoesWrong,
     /// Mean pause of clients, if it is not the usual one.
     pause_ms: Option<u64>,
+    /// When clients give up, if it is not as usual.
+    patience_ms: Option<u64>,
 }
 
 enum GoesWrong {
@@ -116,9 +118,15 @@ fn try_seed(
     match place.workload {
         Some(workload) => {
             let mut args = args.of(seed);
-            let usual = args.iter().position(|arg| arg == "--pause-ms");
-            if let (Some(at), Some(pause_ms)) = (usual, place.pause_ms) {
-                args[at + 1] = pause_ms.to_string();
+            let unusual = [
+                ("--pause-ms", place.pause_ms),
+                ("--patience-ms", place.patience_ms),
+            ];
+            for (name, value) in unusual {
+                let usual = args.iter().position(|arg| arg == name);
+                if let (Some(at), Some(value)) = (usual, value) {
+                    args[at + 1] = value.to_string();
+                }
             }
             command.arg("run").args(args);
             command.args(["--workload", workload, "--class", place.class]);
@@ -204,6 +212,7 @@ fn place(bug: Bug) -> Place {
                 class: "express",
                 goes_wrong: Drawn(""),
                 pause_ms: None,
+                patience_ms: None,
             };
         }
     };
@@ -218,6 +227,11 @@ fn place(bug: Bug) -> Place {
             // Streams that are first used while a node does not hear of it.
             Bug::DormantUnconfirmed => Some(400),
             Bug::OwnerReplaced | Bug::ExpireEarly | Bug::GrantUnconfirmed | Bug::UnknownAsRefused => Some(20),
+            _ => None,
+        },
+        patience_ms: match bug {
+            // Whoever waits for the former owner does not append through the next one while both answer.
+            Bug::OwnerReplaced => Some(300),
             _ => None,
         },
     }

@@ -191,6 +191,10 @@ struct RunArgs {
     #[arg(long, default_value_t = 50)]
     pause_ms: u64,
 
+    /// After how many milliseconds a client gives a request up, whose outcome is unknown then
+    #[arg(long, default_value_t = 3_000)]
+    patience_ms: u64,
+
     /// Break this rule
     #[cfg(feature = "bugs")]
     #[arg(long = "bug", id = "planted", value_name = "BUG", value_parser = parse_bug)]
@@ -256,6 +260,7 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
         keep: args.keep.as_deref().map(indices).transpose()?,
         nodes: args.nodes,
         pause: Duration::from_millis(args.pause_ms),
+        patience: Duration::from_millis(args.patience_ms),
         out: std::path::absolute(
             args.out
                 .unwrap_or_else(|| std::env::temp_dir().join("millrace-sim")),
@@ -329,6 +334,7 @@ impl RunArgs {
         add("--seconds", self.seconds.to_string());
         add("--nodes", self.nodes.to_string());
         add("--pause-ms", self.pause_ms.to_string());
+        add("--patience-ms", self.patience_ms.to_string());
         add("--log", self.log.clone());
         if let Some(limit) = self.limit {
             add("--limit", limit.to_string());

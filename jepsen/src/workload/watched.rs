@@ -11,7 +11,7 @@ use super::actor::{Conditions, run_all};
 use super::{Setting, Track};
 
 /// How many streams.
-const STREAMS: usize = 2;
+const STREAMS: usize = 4;
 /// Of each stream. Their numbers come first, so that there is one at every node of three.
 const WRITERS: u64 = 3;
 const WATCHERS: u64 = 3;
