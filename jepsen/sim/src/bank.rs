@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, ensure};
 
 use crate::jobs;
+use crate::speed::Speed;
 
 /// The runs that are kept in a directory: the lines of all its files, in order of their names. What follows a `#` is
 /// for people.
@@ -38,9 +39,11 @@ pub fn kept(dir: &Path) -> anyhow::Result<Vec<Vec<String>>> {
 pub fn run(runs: &[Vec<String>], jobs: usize) -> anyhow::Result<bool> {
     ensure!(!runs.is_empty(), "there is nothing to run");
     let failed = Mutex::new(Vec::new());
+    let speed = Mutex::new(Speed::default());
     jobs::each(runs, jobs, |args| {
         let (ok, printed) = one(args)?;
         print!("{printed}");
+        speed.lock().unwrap_or_else(PoisonError::into_inner).add(&printed);
         if !ok {
             let again = format!("millrace-sim {}", args.join(" "));
             println!("again: {again}");
@@ -50,7 +53,8 @@ pub fn run(runs: &[Vec<String>], jobs: usize) -> anyhow::Result<bool> {
     })?;
     let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     failed.sort_unstable();
-    println!("{} runs, {} failed", runs.len(), failed.len());
+    let speed = speed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{} runs, {} failed; {speed}", runs.len(), failed.len());
     failed.iter().for_each(|again| println!("  {again}"));
     Ok(failed.is_empty())
 }

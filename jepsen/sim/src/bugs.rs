@@ -23,6 +23,8 @@ struct Place {
     goes_wrong: GoesWrong,
     /// Mean pause of clients, if it is not the usual one.
     pause_ms: Option<u64>,
+    /// When clients give up, if it is not as usual.
+    patience_ms: Option<u64>,
 }
 
 enum GoesWrong {
@@ -116,9 +118,15 @@ fn try_seed(
     match place.workload {
         Some(workload) => {
             let mut args = args.of(seed);
-            let usual = args.iter().position(|arg| arg == "--pause-ms");
-            if let (Some(at), Some(pause_ms)) = (usual, place.pause_ms) {
-                args[at + 1] = pause_ms.to_string();
+            let unusual = [
+                ("--pause-ms", place.pause_ms),
+                ("--patience-ms", place.patience_ms),
+            ];
+            for (name, value) in unusual {
+                let usual = args.iter().position(|arg| arg == name);
+                if let (Some(at), Some(value)) = (usual, value) {
+                    args[at + 1] = value.to_string();
+                }
             }
             command.arg("run").args(args);
             command.args(["--workload", workload, "--class", place.class]);
@@ -167,9 +175,8 @@ fn place(bug: Bug) -> Place {
         // Whoever was the leader and an owner hears neither of the next leader nor, from the store, of the next owner.
         Bug::GrantUnconfirmed => ("many", Planned("hold:leader:1-9,store-hold:leader:1-9")),
         Bug::ExpireEarly => ("many", Drawn("hold,partition")),
-        Bug::OwnerReplaced => ("many", Planned(OWNER_IS_DEAF)),
-        // The others still reach the owner that the leader gives up, and ask the next one when it ends.
-        Bug::UnknownAsRefused => ("many", Planned(DEAF_TO_THE_LEADER)),
+        Bug::OwnerReplaced => ("watched", Planned(OWNER_IS_DEAF)),
+        Bug::UnknownAsRefused => ("watched", Planned(ANSWERS_ARE_LOST)),
         Bug::TokenForgotten => ("fenced", Drawn("crash")),
         Bug::TrimForgotten => ("trims", Drawn("crash")),
         Bug::TrimBeforeDurable => ("trims", Drawn("store-hold,crash")),
@@ -205,6 +212,7 @@ fn place(bug: Bug) -> Place {
                 class: "express",
                 goes_wrong: Drawn(""),
                 pause_ms: None,
+                patience_ms: None,
             };
         }
     };
@@ -221,6 +229,11 @@ fn place(bug: Bug) -> Place {
             Bug::OwnerReplaced | Bug::ExpireEarly | Bug::GrantUnconfirmed | Bug::UnknownAsRefused => Some(20),
             _ => None,
         },
+        patience_ms: match bug {
+            // Whoever waits for the former owner does not append through the next one while both answer.
+            Bug::OwnerReplaced => Some(300),
+            _ => None,
+        },
     }
 }
 
@@ -228,9 +241,10 @@ fn place(bug: Bug) -> Place {
 const OWNER_IS_DEAF: &str =
     "hold:follower:1-5,store-hold:follower:1-5,hold:follower:8-12,store-hold:follower:8-12";
 
-/// The leader gives the owner up, and all others reach it as before.
-const DEAF_TO_THE_LEADER: &str = "store-flaky:1:0.5-25,hold:follower+leader:1-5,hold:follower+leader:7-11,\
-                                  hold:follower+leader:13-17,hold:follower+leader:19-23";
+/// The leader gives the owner up, and all others reach it as before. It hears of its successor before the clients give
+/// up whose chunks landed while the answer was lost.
+const ANSWERS_ARE_LOST: &str = "store-flaky:1:0.5-28,hold:follower+leader:1-3.7,hold:follower+leader:7-9.7,\
+                                hold:follower+leader:13-15.7,hold:follower+leader:19-21.7";
 
 /// Who would have found it: the part of the simulator that says so.
 fn judge(finding: &str) -> &'static str {

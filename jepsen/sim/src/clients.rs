@@ -19,8 +19,6 @@ use crate::network::Wires;
 
 /// All streams of a run are in it.
 const BASIN: &str = "sim-basin";
-/// What takes longer has an unknown outcome.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// From the start of the nodes until they serve.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// From the end of the last fault until every node serves again.
@@ -62,6 +60,8 @@ pub struct Clients {
     pub seed: u64,
     /// Mean pause of a client between two operations.
     pub pause: Duration,
+    /// A request that takes longer has an unknown outcome.
+    pub patience: Duration,
     pub phase: watch::Sender<Phase>,
     /// Whether there are channels for streams of the class that is wanted.
     pub ready: Rc<Cell<bool>>,
@@ -177,7 +177,7 @@ impl Clients {
         let builder = Client::builder()
             .endpoints([format!("http://{address}")])
             .connector(move |_| connect(wires.clone(), address.clone()));
-        let client = workload::client(builder, REQUEST_TIMEOUT, self.seed.wrapping_add(node))?;
+        let client = workload::client(builder, self.patience, self.seed.wrapping_add(node))?;
         client.basin(BASIN)
     }
 }

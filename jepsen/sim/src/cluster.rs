@@ -23,7 +23,7 @@ use crate::findings::Findings;
 use crate::network::Wires;
 use crate::operator::Orders;
 use crate::store::{Store, StoresOf};
-use crate::trace::Trace;
+use crate::trace::{self, Trace};
 use crate::zones::Zones;
 
 const CLUSTER_PORT: u16 = 7000;
@@ -137,6 +137,7 @@ impl SimNode {
                 world: world.clone(),
             };
             async move {
+                trace::begin_process(process.number);
                 process.run().await;
                 Ok(())
             }

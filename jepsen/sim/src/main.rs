@@ -11,6 +11,7 @@ mod faults;
 mod findings;
 mod invariant;
 mod jobs;
+mod limit;
 mod log;
 mod network;
 mod operator;
@@ -18,6 +19,7 @@ mod replacement;
 mod run;
 mod schedule;
 mod shrink;
+mod speed;
 mod store;
 mod trace;
 mod twice;
@@ -140,6 +142,10 @@ struct LogArgs {
     #[arg(long, default_value_t = 20)]
     seconds: u64,
 
+    /// Real seconds after which a run that is not over has failed [default: 120, and 10 for each simulated one]
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
+
     /// Print the verdict alone
     #[arg(long)]
     quiet: bool,
@@ -185,10 +191,18 @@ struct RunArgs {
     #[arg(long, default_value_t = 50)]
     pause_ms: u64,
 
+    /// After how many milliseconds a client gives a request up, whose outcome is unknown then
+    #[arg(long, default_value_t = 3_000)]
+    patience_ms: u64,
+
     /// Break this rule
     #[cfg(feature = "bugs")]
     #[arg(long = "bug", id = "planted", value_name = "BUG", value_parser = parse_bug)]
     bug: Option<Bug>,
+
+    /// Real seconds after which a run that is not over has failed [default: 120, and 10 for each simulated one]
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
 
     /// Print the verdict alone
     #[arg(long)]
@@ -231,6 +245,11 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
     #[cfg(feature = "bugs")]
     args.bug.into_iter().for_each(millrace_api::bug::plant);
     let disks = disks()?;
+    limit::set(
+        limit(args.limit, args.seconds),
+        format!("seed {seed}"),
+        Some(disks.path().to_owned()),
+    )?;
     let run = Run {
         seed,
         disturbed: Duration::from_secs(args.seconds),
@@ -241,6 +260,7 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
         keep: args.keep.as_deref().map(indices).transpose()?,
         nodes: args.nodes,
         pause: Duration::from_millis(args.pause_ms),
+        patience: Duration::from_millis(args.patience_ms),
         out: std::path::absolute(
             args.out
                 .unwrap_or_else(|| std::env::temp_dir().join("millrace-sim")),
@@ -275,6 +295,7 @@ fn run_log(args: LogArgs) -> anyhow::Result<bool> {
     };
     #[cfg(feature = "bugs")]
     args.bug.into_iter().for_each(millrace_api::bug::plant);
+    limit::set(limit(args.limit, args.seconds), format!("seed {seed}"), None)?;
     let run = LogRun {
         seed,
         disturbed: Duration::from_secs(args.seconds),
@@ -313,7 +334,11 @@ impl RunArgs {
         add("--seconds", self.seconds.to_string());
         add("--nodes", self.nodes.to_string());
         add("--pause-ms", self.pause_ms.to_string());
+        add("--patience-ms", self.patience_ms.to_string());
         add("--log", self.log.clone());
+        if let Some(limit) = self.limit {
+            add("--limit", limit.to_string());
+        }
         if let Some(out) = &self.out {
             add("--out", out.display().to_string());
         }
@@ -335,6 +360,10 @@ impl RunArgs {
         }
         args
     }
+}
+
+fn limit(seconds: Option<u64>, simulated_seconds: u64) -> Duration {
+    seconds.map_or(limit::of(simulated_seconds), Duration::from_secs)
 }
 
 fn simulate(run: &Run, quiet: bool, log: &str) -> anyhow::Result<Outcome> {

@@ -62,6 +62,8 @@ pub struct Run {
     pub nodes: u64,
     /// Mean pause of a client between two operations.
     pub pause: Duration,
+    /// Of a client with a request.
+    pub patience: Duration,
     /// Histories of what is wrong stay there.
     pub out: PathBuf,
 }
@@ -141,6 +143,7 @@ impl Run {
             workload,
             seed: rng.random(),
             pause: self.pause,
+            patience: self.patience,
             phase: phase.clone(),
             ready: ready.clone(),
             seen: seen.clone(),
@@ -294,8 +297,10 @@ fn has_express(serving: &[(u64, Meta)]) -> bool {
 }
 
 fn draw_workload(rng: &mut StdRng) -> Workload {
-    use Workload::{Fenced, Followers, Many, Matched, Plain, Recreate, Sessions, Trims};
-    let all = [Plain, Matched, Fenced, Sessions, Followers, Trims, Recreate, Many];
+    use Workload::{Fenced, Followers, Many, Matched, Plain, Recreate, Sessions, Trims, Watched};
+    let all = [
+        Plain, Matched, Fenced, Sessions, Followers, Trims, Recreate, Many, Watched,
+    ];
     all[rng.random_range(0..all.len())]
 }
 

@@ -192,7 +192,7 @@ mod tests {
     fn what_a_node_logs_is_no_fault() {
         assert!(is_fault("   4.120000 fault: crash of node 1"));
         assert!(!is_fault(
-            "   4.120000  WARN node{name=node-1}: a fault: it is slow"
+            "   4.120000 node-1  WARN millrace_server::channel: a fault: it is slow"
         ));
         assert!(!is_fault("   4.120000 over: crash of node 1"));
     }

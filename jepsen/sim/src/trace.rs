@@ -1,7 +1,8 @@
 //! What happened in a run, in order: the lines that people read, and a hash over those and over every byte that went
 //! over the network or to the stores. Two runs are the same if their hashes are.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hash::Hasher;
 use std::io::{self, Write};
@@ -17,7 +18,12 @@ use twox_hash::XxHash3_64;
 thread_local! {
     /// The time of the step under way, for what runs between hosts.
     static STEP: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    /// Which node's process a runtime is, by the runtime's id.
+    static PROCESSES: RefCell<BTreeMap<String, u64>> = const { RefCell::new(BTreeMap::new()) };
 }
+
+/// What the simulated network logs of itself: a span for each host in each step, which costs more than the step.
+const NETWORK_LOG: &str = "turmoil=off";
 
 /// The record of one run. Clones share it.
 #[derive(Clone)]
@@ -32,6 +38,18 @@ struct Inner {
 /// Time since the run began: a host's own inside of it, that of the step between them.
 pub fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_else(|| STEP.get())
+}
+
+/// Says that what runs here from now on is the process of this node: lines that it logs have its name.
+pub fn begin_process(node: u64) {
+    if let Some(runtime) = runtime() {
+        PROCESSES.with_borrow_mut(|processes| processes.insert(runtime, node));
+    }
+}
+
+fn runtime() -> Option<String> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    Some(runtime.id().to_string())
 }
 
 /// Says what the time is between hosts.
@@ -52,7 +70,7 @@ impl Trace {
     /// Takes everything that the program logs, as `filter` says, for lines.
     pub fn collect_logs(&self, filter: &str) -> anyhow::Result<()> {
         let collector = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::try_new(filter)?)
+            .with_env_filter(EnvFilter::try_new(format!("{NETWORK_LOG},{filter}"))?)
             .with_ansi(false)
             .with_timer(SimTime)
             .with_writer(self.clone())
@@ -114,7 +132,12 @@ struct SimTime;
 
 impl FormatTime for SimTime {
     fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
-        to.write_str(&at(now()))
+        to.write_str(&at(now()))?;
+        let node = runtime().and_then(|runtime| PROCESSES.with_borrow(|all| all.get(&runtime).copied()));
+        match node {
+            Some(node) => write!(to, " node-{node}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -20,16 +20,24 @@
 //! followed back over records that are known, the last gap before a read is known to be filled rightly or wrongly when
 //! it is filled, and not only at the read.
 //!
-//! Configurations are remembered by a 128-bit hash, 16 bytes each, and there is a bound to how many.
+//! What a single pass can see to be wrong is looked for first: places that overlap, an order that real time forbids, and,
+//! where all records are known, answers that name others.
+//!
+//! Configurations are remembered by a 128-bit hash, 16 bytes each, and there is a bound to how many, and to how many
+//! candidates are looked at: beyond it nothing is decided.
 
 use std::collections::HashSet;
 
 use super::operations::{Kind, Operation};
-use crate::history::unchain_hash;
+use crate::history::{chain_hash, stream_hash, unchain_hash};
 use crate::model::{Batch, State, Token};
 
-/// Configurations that are remembered; with all else, well under 2 GiB.
-pub const CONFIGURATIONS_MAX: usize = 50_000_000;
+/// Configurations that are remembered; with all else, well under 2 GiB, and half a minute.
+pub const CONFIGURATIONS_MAX: usize = 10_000_000;
+/// Candidates that are looked at, on average, for each of them.
+const CANDIDATES_EACH: u64 = 200;
+/// Where it is known that there is no order, the search is for the longest one, and for no longer than this.
+const CONFIGURATIONS_OF_THE_IMPOSSIBLE_MAX: usize = 300_000;
 
 /// What the search found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +130,8 @@ struct Limit {
     outcomes: usize,
     /// Something was left out because of it.
     was_met: bool,
+    /// Candidates that were looked at so far.
+    looked_at: u64,
 }
 
 impl Default for Limit {
@@ -129,6 +139,7 @@ impl Default for Limit {
         Self {
             outcomes: 1,
             was_met: false,
+            looked_at: 0,
         }
     }
 }
@@ -142,6 +153,12 @@ impl Limit {
 
     fn raise(&mut self) {
         self.outcomes += 1;
+        self.was_met = false;
+    }
+
+    /// Begins anew behind a read that settles what is before it.
+    fn lower(&mut self) {
+        self.outcomes = 1;
         self.was_met = false;
     }
 }
@@ -214,7 +231,7 @@ impl<'a> Search<'a> {
             operations,
             records,
             hashes_until: known.iter().rposition(reads).map_or(0, |last| last + 1),
-            impossible: impossible(operations, &known),
+            impossible: impossible(operations, &known, records),
             distinct: distinct(operations),
             required: required(operations, &known),
             gaps: gaps(operations, &known),
@@ -224,6 +241,11 @@ impl<'a> Search<'a> {
     }
 
     fn run(&mut self, configurations_max: usize) -> Found {
+        let configurations_max = match self.impossible {
+            Some(_) => configurations_max.min(CONFIGURATIONS_OF_THE_IMPOSSIBLE_MAX),
+            None => configurations_max,
+        };
+        let candidates_max = (configurations_max as u64).saturating_mul(CANDIDATES_EACH);
         let mut point = Point {
             done: 0,
             state: State::default(),
@@ -260,13 +282,13 @@ impl<'a> Search<'a> {
             if self.distinct && self.known[settled..point.done].iter().any(|it| self.is_read(it)) {
                 choices.clear();
                 visited.clear();
-                limit = Limit::default();
+                limit.lower();
             }
             // The next candidate to try here, or behind the last choice that has another one.
             let mut turn = 0;
             if stuck.is_none() {
-                if steps >= configurations_max {
-                    return Found::Undecided;
+                if steps >= configurations_max || limit.looked_at >= candidates_max {
+                    return self.given_up(point, order);
                 }
                 steps += 1;
                 if !visited.insert(self.configuration(point, &used)) {
@@ -317,6 +339,19 @@ impl<'a> Search<'a> {
                 stuck = None;
                 turn = choice.turn + 1;
             }
+        }
+    }
+
+    /// There is no time to go on from here.
+    fn given_up(&self, point: Point, order: Vec<usize>) -> Found {
+        match &self.impossible {
+            None => Found::Undecided,
+            Some((index, reason)) => Found::Nothing(Blocked {
+                order,
+                state: point.state,
+                operation: self.known[*index].operation,
+                reason: reason.clone(),
+            }),
         }
     }
 
@@ -387,6 +422,7 @@ impl<'a> Search<'a> {
             later.filter(alike).any(fits)
         };
         (from..2 * count).find_map(|turn| {
+            limit.looked_at += 1;
             let index = count - 1 - turn % count;
             let alone = self.unknown[index].batch.len() == room;
             if alone != (turn < count) || !fits(index) || !right(index) || (blind && twin(index)) {
@@ -430,8 +466,16 @@ impl<'a> Search<'a> {
 }
 
 /// What contradicts itself without any search: places that overlap, an order that real time forbids, a condition on
-/// another place.
-fn impossible(operations: &[Operation], known: &[Known]) -> Option<(usize, String)> {
+/// another place, answers about other records than those that are known.
+fn impossible(operations: &[Operation], known: &[Known], records: Option<&[u64]>) -> Option<(usize, String)> {
+    let records = records.unwrap_or_default();
+    // Behind each number of records.
+    let hashes: Vec<u64> = std::iter::once(stream_hash([]))
+        .chain(records.iter().scan(stream_hash([]), |hash, record| {
+            *hash = chain_hash(*hash, *record);
+            Some(*hash)
+        }))
+        .collect();
     let mut tail = 0;
     for (index, it) in known.iter().enumerate() {
         let operation = &operations[it.operation];
@@ -454,6 +498,22 @@ fn impossible(operations: &[Operation], known: &[Known]) -> Option<(usize, Strin
                 return Some((index, reason));
             }
             tail = it.place + batch.len();
+        }
+        let is_shown = match &operation.kind {
+            Kind::Append { batch, .. } => {
+                let at = usize::try_from(it.place).unwrap_or(usize::MAX);
+                let there = records.iter().skip(at);
+                there.zip(&batch.record_hashes).all(|(there, own)| there == own)
+            }
+            Kind::Read { tail, stream_hash } => {
+                let behind = usize::try_from(*tail).ok().and_then(|tail| hashes.get(tail));
+                behind.is_none_or(|hash| hash == stream_hash)
+            }
+            Kind::CheckTail { .. } => true,
+        };
+        if !is_shown {
+            let reason = "the records that were read at the end are others";
+            return Some((index, reason.into()));
         }
     }
     None

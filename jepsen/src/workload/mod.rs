@@ -13,6 +13,7 @@ pub mod plain;
 pub mod recreate;
 pub mod sessions;
 pub mod trims;
+pub mod watched;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +47,8 @@ pub enum Workload {
     Recreate,
     /// Many streams on many channels.
     Many,
+    /// Streams with clients that append, and others that only look.
+    Watched,
 }
 
 /// Where a workload runs, and how long.
@@ -118,6 +121,7 @@ impl Workload {
             Self::Trims => trims::run(setting).await,
             Self::Recreate => recreate::run(setting).await,
             Self::Many => many::run(setting).await,
+            Self::Watched => watched::run(setting).await,
         }
     }
 }

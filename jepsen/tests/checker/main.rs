@@ -434,6 +434,25 @@ fn a_search_that_is_too_long_is_given_up_and_not_passed() {
     assert!(matches!(verdict, Verdict::Undecided), "{verdict:?}");
 }
 
+#[test]
+fn what_the_last_reads_contradict_is_refused_without_a_search() {
+    let script = Script::default()
+        .call(2, Start::Append(batch(&[2])))
+        .append(1, batch(&[1]), ok(1))
+        .read(3, &[1, 2]);
+    let within = |records: Option<&[u64]>| {
+        millrace_jepsen::check::check_within(&script.events, records, 0).expect("a history")
+    };
+    assert!(matches!(within(None), Verdict::Undecided), "it takes a search");
+    match within(Some(&[1, 3])) {
+        Verdict::Violation(violation) => assert!(violation.reason.contains("others"), "{violation:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(check(&script.events, Some(&[1, 2])).unwrap().is_linearizable());
+    // Records behind those that are known say nothing.
+    assert!(check(&script.events, Some(&[1])).unwrap().is_linearizable());
+}
+
 /// cargo test --release -p millrace-jepsen --test checker -- --ignored --nocapture
 #[test]
 #[ignore = "a measurement; run it in release"]

@@ -366,6 +366,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_sent_again_of_a_writer_of_which_only_the_last_input_was_found_is_not_applied() {
+        let now = Instant::now();
+        let mut writers = Writers::new(10);
+        // A recovery meets input 7; what is before it was flushed, and its table lost.
+        writers.recovered(W, 7, done(7), now);
+        assert_eq!((writers.known.len(), writers.forgotten()), (0, 17));
+        for number in [5, 6, 7, 8] {
+            assert_eq!(
+                writers.judge(&input(number, 4), now),
+                Err(Refusal::WriterUnknown),
+                "nobody knows of input {number}"
+            );
+        }
+        // What follows is found, too, and makes nothing known again.
+        writers.recovered(W, 8, done(8), now);
+        assert_eq!(writers.forgotten(), 18);
+        assert_eq!(writers.judge(&input(8, 7), now), Err(Refusal::WriterUnknown));
+        let renewed = WriterInput {
+            writer: WriterId(8),
+            opened_at: 18,
+            ..input(1, 0)
+        };
+        assert_eq!(writers.judge(&renewed, now), Ok(None), "a new writer goes on");
+    }
+
+    #[tokio::test]
     async fn memory_is_bounded_and_the_oldest_goes_first() {
         let now = Instant::now();
         let mut writers = Writers::new(0);
