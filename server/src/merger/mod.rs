@@ -148,7 +148,8 @@ impl Merger {
 /// Objects, and what metadata learn of them.
 type Built = (Vec<SegmentObject>, Vec<MergedRun>);
 
-/// Objects that hold the groups. A group of `own_bytes` has one of its own, which goes when its records go.
+/// Objects that hold the groups, as few as may be: what comes out is larger than what went in, also where records lie
+/// apart, so that merging comes to an end. A group of `own_bytes` has one of its own, which goes when its records go.
 fn build(groups: &[Group], object_bytes: u64, own_bytes: u64, id: impl Fn(u32) -> SegmentObjectId) -> Built {
     let (mut objects, mut runs) = (Vec::new(), Vec::new());
     let mut open: Option<SegmentObjectBuilder> = None;
@@ -162,19 +163,19 @@ fn build(groups: &[Group], object_bytes: u64, own_bytes: u64, id: impl Fn(u32) -
     };
     let mut part = 0;
     for group in groups {
-        let follows_itself = in_open.last().is_some_and(|last| last.stream == group.stream);
         let is_full = open
             .as_ref()
             .is_some_and(|open| open.encoded_len() >= object_bytes);
         let is_large =
             group.bytes() >= own_bytes || in_open.last().is_some_and(|last| last.bytes() >= own_bytes);
-        if follows_itself || is_full || is_large {
+        if is_full || is_large {
             close(&mut open, &mut in_open);
         }
         let builder = open.get_or_insert_with(|| {
             part += 1;
             SegmentObjectBuilder::new(id(part - 1))
         });
+        builder.end_run();
         for frame in &group.frames {
             builder.push(frame);
         }
@@ -199,5 +200,83 @@ fn merged(group: &Group, part: u32, run: &Run) -> MergedRun {
         metered_bytes: rows().map(|row| row.metered_bytes).sum(),
         appended_before_ms: rows().map(|row| row.appended_before_ms).max().unwrap_or(0),
         sources: rows().map(|row| row.object).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_api::id::{StreamId, StreamletId, WriterId};
+    use millrace_api::segment::SegmentOrigin;
+    use millrace_raft::query::{SegmentRecord, SegmentRow};
+    use millrace_wal::{Frame, FrameFlags, FrameHeader, FrameKind, FrameWriter};
+
+    use super::*;
+
+    fn id(part: u32) -> SegmentObjectId {
+        SegmentObjectId {
+            channel: ChannelId(1),
+            epoch: Epoch(1),
+            origin: SegmentOrigin::Merge,
+            seq: FlushSeq(1),
+            part,
+        }
+    }
+
+    /// One record, from a segment of its own.
+    fn group(stream: u128, first_seq: u64) -> Group {
+        let mut bytes = bytes::BytesMut::new();
+        let frame: Frame = FrameWriter::begin(&mut bytes, 0).finish(FrameHeader {
+            kind: FrameKind::Records,
+            flags: FrameFlags::NONE,
+            stream: StreamId(stream),
+            streamlet: StreamletId(1),
+            first_seq,
+            record_count: 1,
+            metered_bytes: 8,
+            first_timestamp: first_seq,
+            last_timestamp: first_seq,
+            writer: WriterId(1),
+            number: 1,
+            body_len: 0,
+            body_crc: 0,
+        });
+        let row = SegmentRow {
+            first_seq,
+            first_timestamp: first_seq,
+            last_timestamp: first_seq,
+            object: id(first_seq as u32),
+            offset: 0,
+            frames_len: frame.bytes.len() as u64,
+            index_len: 0,
+            metered_bytes: 8,
+            appended_before_ms: 1,
+        };
+        let segment = SegmentRecord {
+            stream: StreamId(stream),
+            end_seq: first_seq + 1,
+            row,
+            object_len: 1000,
+        };
+        Group {
+            stream: StreamId(stream),
+            segments: vec![segment],
+            frames: vec![frame],
+        }
+    }
+
+    #[test]
+    fn records_that_lie_apart_come_into_one_object_all_the_same() {
+        let groups: Vec<_> = (0..16).map(|at| group(at / 8, 2 * at as u64)).collect();
+        let (objects, runs) = build(&groups, 1 << 20, 1 << 20, id);
+        assert_eq!(objects.len(), 1, "otherwise as many would come out as went in");
+        assert!(runs.iter().map(|run| run.first_seq).eq((0..32).step_by(2)));
+        assert!(runs.iter().all(|run| run.end_seq == run.first_seq + 1));
+    }
+
+    #[test]
+    fn a_large_group_has_an_object_of_its_own() {
+        let groups: Vec<_> = (0..3).map(|at| group(1, 2 * at)).collect();
+        let (objects, runs) = build(&groups, 1 << 20, 1, id);
+        assert_eq!((objects.len(), runs.len()), (3, 3));
     }
 }

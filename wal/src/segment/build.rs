@@ -104,6 +104,11 @@ impl SegmentObjectBuilder {
         }
     }
 
+    /// The next frame begins a run, also one of the stream that the last frame was of: there may be a gap between.
+    pub fn end_run(&mut self) {
+        self.close_run();
+    }
+
     /// Bytes of the object if it were finished now.
     pub fn encoded_len(&self) -> u64 {
         let open = self.open.as_ref();

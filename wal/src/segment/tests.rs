@@ -180,6 +180,20 @@ fn a_stream_that_comes_again_has_a_second_run() {
 }
 
 #[test]
+fn what_lies_apart_has_runs_of_its_own() {
+    let mut builder = SegmentObjectBuilder::new(id());
+    for first_seq in [0, 4, 6] {
+        builder.end_run();
+        builder.push(&batch(A, first_seq, b"a"));
+    }
+    builder.end_run();
+    let bytes = builder.finish().payload.to_bytes();
+    let footer = verify_object(&bytes).expect("a good object");
+    let ends = |run: &Run| (run.first_seq, run.end_seq, frames(&bytes, run).len());
+    assert!(footer.runs.iter().map(ends).eq([(0, 2, 1), (4, 6, 1), (6, 8, 1)]));
+}
+
+#[test]
 #[should_panic(expected = "a run has no gap")]
 fn a_gap_is_an_error_of_the_caller() {
     build(&[batch(A, 0, b"a"), batch(A, 4, b"b")]);
