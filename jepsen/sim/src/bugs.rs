@@ -15,6 +15,9 @@ use millrace_api::bug::Bug;
 
 use crate::{RunArgs, jobs};
 
+/// The finest there is: places were looked for with it.
+const STEP_MS: u64 = 1;
+
 /// Where a bug shows.
 struct Place {
     /// What runs: a cluster with this workload, or the log alone.
@@ -121,6 +124,7 @@ fn try_seed(
             let unusual = [
                 ("--pause-ms", place.pause_ms),
                 ("--patience-ms", place.patience_ms),
+                ("--step-ms", Some(STEP_MS)),
             ];
             for (name, value) in unusual {
                 let usual = args.iter().position(|arg| arg == name);

@@ -106,6 +106,8 @@ pub struct Faults {
     installed: Vec<Fault>,
     replacements: Vec<Replacement>,
     until: Duration,
+    /// When `step` was called last.
+    stepped: Option<Duration>,
 }
 
 impl Kind {
@@ -194,6 +196,7 @@ impl Faults {
             coming,
             installed: Vec::new(),
             replacements: Vec::new(),
+            stepped: None,
             until,
         }
     }
@@ -228,6 +231,7 @@ impl Faults {
             coming,
             installed: Vec::new(),
             replacements: Vec::new(),
+            stepped: None,
             until: until.unwrap_or(began),
         }
     }
@@ -278,8 +282,9 @@ impl Faults {
                     .add(format!("{REPLACED_WITHIN:?} after the last fault {replacement}"));
             }
         }
+        let before = self.stepped.replace(now);
         for rolling in self.installed.iter().filter(|it| it.kind == Kind::RestartRolling) {
-            let turn = rolling.roll(now, nodes);
+            let turn = rolling.roll(before, now, nodes);
             nodes
                 .iter()
                 .filter(|node| Some(node.number) == turn)
@@ -568,13 +573,16 @@ impl Fault {
         each(&host(self.node), CLIENTS);
     }
 
-    /// One node after the other has its turn while the fault lasts.
-    fn roll(&self, now: Duration, nodes: &[SimNode]) -> Option<u64> {
-        let turn = (self.until - self.from) / (nodes.len() as u32 + 1);
-        let since = now.checked_sub(self.from)?;
-        let begins = since.as_millis() % turn.as_millis().max(1) == 0;
-        let number = (since.as_millis() / turn.as_millis().max(1)) as u64 + 1;
-        (begins && number <= nodes.len() as u64).then_some(number)
+    /// One node after the other has its turn while the fault lasts: whose begins behind `before`, and not behind `now`.
+    fn roll(&self, before: Option<Duration>, now: Duration, nodes: &[SimNode]) -> Option<u64> {
+        let turn = ((self.until - self.from) / (nodes.len() as u32 + 1)).max(Duration::from_millis(1));
+        let number = |at: Duration| {
+            let since = at.checked_sub(self.from)?;
+            u64::try_from(since.as_nanos() / turn.as_nanos()).ok()
+        };
+        let number_now = number(now)?;
+        let begins = before.and_then(number) != Some(number_now);
+        (begins && number_now < nodes.len() as u64).then_some(number_now + 1)
     }
 
     fn pairs(&self, mut each: impl FnMut(&str, &str)) {

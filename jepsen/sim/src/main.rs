@@ -195,6 +195,10 @@ struct RunArgs {
     #[arg(long, default_value_t = 3_000)]
     patience_ms: u64,
 
+    /// Milliseconds that the network and each node go forward at a time: the least latency there is
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=10))]
+    step_ms: u64,
+
     /// Break this rule
     #[cfg(feature = "bugs")]
     #[arg(long = "bug", id = "planted", value_name = "BUG", value_parser = parse_bug)]
@@ -261,6 +265,7 @@ fn run(seed: u64, args: RunArgs) -> anyhow::Result<bool> {
         nodes: args.nodes,
         pause: Duration::from_millis(args.pause_ms),
         patience: Duration::from_millis(args.patience_ms),
+        step: Duration::from_millis(args.step_ms),
         out: std::path::absolute(
             args.out
                 .unwrap_or_else(|| std::env::temp_dir().join("millrace-sim")),
@@ -335,6 +340,7 @@ impl RunArgs {
         add("--nodes", self.nodes.to_string());
         add("--pause-ms", self.pause_ms.to_string());
         add("--patience-ms", self.patience_ms.to_string());
+        add("--step-ms", self.step_ms.to_string());
         add("--log", self.log.clone());
         if let Some(limit) = self.limit {
             add("--limit", limit.to_string());

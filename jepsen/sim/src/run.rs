@@ -28,8 +28,6 @@ use crate::store::Store;
 use crate::trace::{self, Trace};
 use crate::zones::Zones;
 
-/// One step of the network and of every host.
-const TICK: Duration = Duration::from_millis(1);
 /// Messages that one connection may have on their way.
 const TCP_CAPACITY: usize = 10_000;
 /// Between two looks at the invariants.
@@ -64,6 +62,9 @@ pub struct Run {
     pub pause: Duration,
     /// Of a client with a request.
     pub patience: Duration,
+    /// Of the network and of every host. What is sent in one arrives in a later one: it is the least latency there is.
+    /// Shorter ones tell apart what is closer together, for more work per simulated second.
+    pub step: Duration,
     /// Histories of what is wrong stay there.
     pub out: PathBuf,
 }
@@ -114,7 +115,7 @@ impl Run {
         ));
         let planned = self.schedule.iter().flat_map(|schedule| &schedule.0);
         let planned = planned.map(|planned| planned.until).max().unwrap_or_default();
-        let mut sim = network(&mut rng, self.disturbed.max(planned) + ENDS_WITHIN);
+        let mut sim = network(&mut rng, self.step, self.disturbed.max(planned) + ENDS_WITHIN);
         let world = World {
             wires: Wires::new(trace.clone()),
             store: Store::new(rng.random(), trace.clone()),
@@ -268,13 +269,13 @@ impl Run {
     }
 }
 
-fn network(rng: &mut StdRng, at_most: Duration) -> Sim<'static> {
+fn network(rng: &mut StdRng, step: Duration, at_most: Duration) -> Sim<'static> {
     let most = Duration::from_millis(rng.random_range(2..30));
     Builder::new()
         .rng_seed(rng.random())
         .epoch(std::time::UNIX_EPOCH)
         .simulation_duration(at_most)
-        .tick_duration(TICK)
+        .tick_duration(step)
         .min_message_latency(Duration::from_micros(200))
         .max_message_latency(most)
         .tcp_capacity(TCP_CAPACITY)

@@ -16,8 +16,10 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    pub fn check(&mut self, node: u64, view: &View<'_>) -> anyhow::Result<()> {
+    /// Whether nobody had this state before: otherwise it is one that was looked at when another node had it.
+    pub fn check(&mut self, node: u64, view: &View<'_>) -> anyhow::Result<bool> {
         let (index, checksum) = (view.applied_index()?, view.checksum()?);
+        let is_new = !self.seen.contains_key(&index);
         let (known, first) = *self.seen.entry(index).or_insert((checksum, node));
         self.comparisons += u64::from(first != node);
         if self.seen.len() > KEPT {
@@ -27,7 +29,7 @@ impl Replicas {
             known == checksum,
             "I7: at index {index} node {node} has a state of checksum {checksum:08x}, node {first} one of {known:08x}"
         );
-        Ok(())
+        Ok(is_new)
     }
 }
 
@@ -40,8 +42,8 @@ mod tests {
     fn replicas_that_differ_at_one_index_are_found() {
         let mut replicas = Replicas::default();
         let (mut one, mut other) = (Replica::new(), Replica::new());
-        replicas.check(1, &one.view()).unwrap();
-        replicas.check(2, &other.view()).unwrap();
+        assert!(replicas.check(1, &one.view()).unwrap());
+        assert!(!replicas.check(2, &other.view()).unwrap());
         assert_eq!(replicas.comparisons, 1);
         one.assign(1);
         other.assign(2);
