@@ -3,6 +3,7 @@
 //! Objects are walked stream by stream, side by side, and what is put together is committed in batches: memory is
 //! bounded by the places of the runs and the bytes of one batch, and what was committed stays if the walk ends early.
 
+use futures::TryStreamExt;
 use millrace_api::id::StreamId;
 use millrace_api::position::SeqNum;
 use millrace_api::segment::SegmentObjectId;
@@ -47,12 +48,12 @@ impl Merger {
     /// Begins to walk over objects.
     pub async fn walk(&self, objects: &[SegmentObjectId]) -> Result<Walk, MergeError> {
         let mut runs = Vec::new();
-        for object in objects {
-            let footer = self.footer(*object).await?;
+        let mut footers = self.footers(objects);
+        while let Some((object, footer)) = footers.try_next().await? {
             runs.extend(footer.runs.iter().map(|run| Place {
                 stream: run.stream,
                 first_seq: run.first_seq,
-                object: *object,
+                object,
                 offset: run.offset,
                 frames_len: run.frames_len,
             }));

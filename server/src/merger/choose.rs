@@ -1,5 +1,7 @@
 //! Which objects of a channel are worth another.
 
+use std::collections::BTreeSet;
+
 use millrace_api::segment::{SegmentObjectId, SegmentOrigin};
 use millrace_raft::command::FLUSH_STREAMS_MAX;
 use millrace_raft::query::SegmentObjectRecord;
@@ -43,9 +45,7 @@ pub fn objects(all: &[SegmentObjectRecord], small_bytes: u64) -> Option<Vec<Segm
         .iter()
         .filter(|object| object.live_bytes < small_bytes)
         .collect();
-    let mut classes: Vec<u32> = small.iter().map(|object| class(object)).collect();
-    classes.sort_unstable();
-    classes.dedup();
+    let classes: BTreeSet<u32> = small.iter().map(|object| class(object)).collect();
     classes.into_iter().find_map(|wanted| {
         let mut alike: Vec<_> = small.iter().filter(|object| class(object) == wanted).collect();
         alike.sort_by_key(|object| (object.committed_at_ms, object.object));

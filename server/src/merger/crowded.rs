@@ -4,6 +4,7 @@
 //! - Objects that lie upon each other: what is in one of them only would gain nothing. Each stream's runs become one of
 //!   several times their size, so that a record is written again only a few times however long its channel lives.
 
+use std::collections::BTreeSet;
 use std::iter;
 use std::ops::Range;
 
@@ -56,9 +57,7 @@ pub fn is_crowded(object: &SegmentObjectRecord, small_bytes: u64) -> bool {
 
 /// The objects to sort next, oldest first; `None` if none are worth it.
 pub fn choose(crowded: &[Crowded]) -> Option<Vec<SegmentObjectId>> {
-    let mut classes: Vec<u32> = crowded.iter().map(Crowded::class).collect();
-    classes.sort_unstable();
-    classes.dedup();
+    let classes: BTreeSet<u32> = crowded.iter().map(Crowded::class).collect();
     classes.into_iter().find_map(|class| {
         let alike: Vec<_> = crowded.iter().filter(|it| it.class() == class).collect();
         let mut deepest = deepest(&alike);

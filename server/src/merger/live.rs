@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use millrace_api::config::RetentionPolicy;
 use millrace_api::id::StreamId;
 use millrace_api::position::SeqNum;
@@ -50,9 +50,10 @@ impl Merger {
     /// In the order of streams, and of records within one.
     pub(super) async fn live(&self, objects: &[SegmentObjectId]) -> Result<Vec<Group>, MergeError> {
         let mut segments = Vec::new();
-        for object in objects {
-            for run in &self.footer(*object).await?.runs {
-                segments.extend(self.named(*object, run.stream, run.first_seq, run.offset)?);
+        let mut footers = self.footers(objects);
+        while let Some((object, footer)) = footers.try_next().await? {
+            for run in &footer.runs {
+                segments.extend(self.named(object, run.stream, run.first_seq, run.offset)?);
             }
         }
         let groups = self.grouped(segments)?;
@@ -66,10 +67,20 @@ impl Merger {
     ) -> Result<Vec<Vec<SegmentRecord>>, MergeError> {
         segments.sort_by_key(|it| (it.stream, it.row.first_seq));
         let mut groups: Vec<Vec<SegmentRecord>> = Vec::new();
+        // Of the last group.
+        let mut bytes = 0u64;
         for segment in segments {
+            let len = segment.row.frames_len;
+            let fits = bytes.saturating_add(len) <= self.to.object_bytes;
             match groups.last_mut() {
-                Some(group) if self.belong_together(group, &segment)? => group.push(segment),
-                _ => groups.push(vec![segment]),
+                Some(group) if fits && self.belong_together(group, &segment)? => {
+                    group.push(segment);
+                    bytes += len;
+                }
+                _ => {
+                    groups.push(vec![segment]);
+                    bytes = len;
+                }
             }
         }
         Ok(groups)
@@ -79,11 +90,7 @@ impl Merger {
         let (Some(first), Some(last)) = (group.first(), group.last()) else {
             return Ok(true);
         };
-        let bytes: u64 = group.iter().map(|segment| segment.row.frames_len).sum();
-        if last.stream != next.stream
-            || last.end_seq != next.row.first_seq
-            || bytes.saturating_add(next.row.frames_len) > self.to.object_bytes
-        {
+        if last.stream != next.stream || last.end_seq != next.row.first_seq {
             return Ok(false);
         }
         let spread_ms = next
@@ -178,6 +185,15 @@ impl Merger {
         let found = found.map_err(|error| MergeError::Meta(error.into()))?;
         let is_run = |it: &SegmentRecord| it.row.object == object && it.row.offset == offset;
         Ok(found.iter().filter_map(ChainLink::segment).copied().find(is_run))
+    }
+
+    /// Of each object, several requests at a time.
+    pub(super) fn footers<'a>(
+        &'a self,
+        objects: &[SegmentObjectId],
+    ) -> BoxStream<'a, Result<(SegmentObjectId, SegmentFooter), MergeError>> {
+        let read = async move |object| Ok((object, self.footer(object).await?));
+        stream::iter(objects.to_vec()).map(read).buffered(READS).boxed()
     }
 
     pub(super) async fn footer(&self, object: SegmentObjectId) -> Result<SegmentFooter, MergeError> {

@@ -256,7 +256,6 @@ impl ZoneStore for MirroredStore {
         let zones = self.now()?;
         let (spare, well): (Vec<_>, Vec<_>) =
             (0..zones.stores.len()).partition(|at| self.zones[*at].is_failing());
-        let mut passed_over = spare.clone();
         let mut spare = spare.into_iter();
         let one = |at: usize| {
             let store = &zones.stores[at];
@@ -271,11 +270,9 @@ impl ZoneStore for MirroredStore {
                 patience_ends = Some(Instant::now() + LAGGARD_PATIENCE);
             }
             if running.is_empty() {
-                match spare.next().filter(|_| !is_stored) {
-                    Some(at) => {
-                        passed_over.retain(|zone| *zone != at);
-                        running.push(one(at));
-                    }
+                let next = if is_stored { None } else { spare.next() };
+                match next {
+                    Some(at) => running.push(one(at)),
                     None => break,
                 }
             }
@@ -299,7 +296,7 @@ impl ZoneStore for MirroredStore {
         }
         for at in lacking {
             // One that was not asked has not failed again: else nobody would ever ask it while there are uploads.
-            if !passed_over.contains(&at) {
+            if !spare.as_slice().contains(&at) {
                 self.zones[at].failed();
             }
             self.zones[at].miss(key);
