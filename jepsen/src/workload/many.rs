@@ -14,11 +14,7 @@ const CLIENTS: u64 = 6;
 
 /// See the module.
 pub async fn run(setting: Setting) -> Result<Vec<Track>, Error> {
-    let tracks = (0..STREAMS).map(async |number| setting.track(&format!("many-{number}")).await);
-    let tracks = join_all(tracks)
-        .await
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
+    let tracks = setting.tracks("many", STREAMS).await?;
     let clients = (0..CLIENTS).map(async |number| {
         let actors = tracks.iter().map(|track| Actor::new(&setting, track, number));
         let mut actors = actors.collect::<Result<Vec<_>, _>>()?;

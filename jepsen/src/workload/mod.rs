@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use millrace_client::{AppendRetry, Basin, Client, Error, RetryPolicy, Stream, StreamConfig};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -176,6 +177,12 @@ impl Setting {
             }
         }
         Ok(Track::new(stream))
+    }
+
+    /// So many new streams, named after their number; they exist when this returns.
+    pub async fn tracks(&self, name: &str, count: usize) -> Result<Vec<Track>, Error> {
+        let tracks = (0..count).map(async |number| self.track(&format!("{name}-{number}")).await);
+        join_all(tracks).await.into_iter().collect()
     }
 }
 

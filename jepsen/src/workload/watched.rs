@@ -18,11 +18,7 @@ const WATCHERS: u64 = 3;
 
 /// See the module.
 pub async fn run(setting: Setting) -> Result<Vec<Track>, Error> {
-    let tracks = (0..STREAMS).map(async |number| setting.track(&format!("watched-{number}")).await);
-    let tracks = join_all(tracks)
-        .await
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
+    let tracks = setting.tracks("watched", STREAMS).await?;
     let clients = tracks.iter().map(|track| {
         run_all(&setting, track, WRITERS + WATCHERS, async |actor| {
             match actor.number() < WRITERS {
