@@ -1,6 +1,6 @@
 //! The nodes: machines that processes run on, one after the other.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,6 +72,8 @@ pub struct SimNode {
     pub machine: Machine,
     /// The metadata of the process that serves now.
     meta: Rc<RefCell<Option<Meta>>>,
+    /// The process has ended by itself.
+    ended: Rc<Cell<bool>>,
     /// Asks the process to stop.
     stop: Rc<Notify>,
     /// What else it is asked for.
@@ -107,6 +109,7 @@ impl SimNode {
         dir: PathBuf,
     ) -> Self {
         let meta = Rc::new(RefCell::new(None));
+        let ended = Rc::new(Cell::new(false));
         let stop = Rc::new(Notify::new());
         let env = Env {
             ambient: Arc::new(machine.clone()),
@@ -117,7 +120,7 @@ impl SimNode {
             }),
             blocking: Blocking::Inline,
         };
-        let (shown, world) = (meta.clone(), world.clone());
+        let (shown, world, over) = (meta.clone(), world.clone(), ended.clone());
         let orders = Orders::default();
         let (asked, ordered, disk) = (stop.clone(), orders.clone(), dir.clone());
         let express = Rc::new(RefCell::new(None));
@@ -136,9 +139,12 @@ impl SimNode {
                 orders: ordered.clone(),
                 world: world.clone(),
             };
+            let over = over.clone();
+            over.set(false);
             async move {
                 trace::begin_process(process.number);
                 process.run().await;
+                over.set(true);
                 Ok(())
             }
         });
@@ -146,6 +152,7 @@ impl SimNode {
             number,
             machine,
             meta,
+            ended,
             stop,
             orders,
             express,
@@ -205,7 +212,7 @@ impl SimNode {
     /// Starts the process again after it ended by itself.
     pub fn supervise(&mut self, sim: &mut Sim<'_>, now: Duration) {
         match self.state {
-            State::Up if !sim.is_host_running(host(self.number)) => {
+            State::Up if self.ended.get() => {
                 self.state = State::Ended(now + STARTS_AGAIN_AFTER);
             }
             State::Ended(until) if now >= until => self.start(sim),

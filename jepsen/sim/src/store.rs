@@ -18,6 +18,7 @@ use millrace_wal::{CreateOutcome, Payload, ReadRange, StoreError, ZoneStore};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
+use twox_hash::XxHash3_64;
 
 use crate::trace::{self, Trace};
 use crate::zones::Zones;
@@ -37,6 +38,37 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 type Objects = BTreeMap<String, Bytes>;
 type Act = Box<dyn FnOnce(&mut Objects) + Send>;
+
+/// What a store may say.
+trait Answer: Send + 'static {
+    /// The trace has it in place of the answer, which may be long.
+    fn hash(&self) -> u64;
+}
+
+impl Answer for () {
+    fn hash(&self) -> u64 {
+        0
+    }
+}
+
+impl Answer for CreateOutcome {
+    fn hash(&self) -> u64 {
+        *self as u64
+    }
+}
+
+impl Answer for Option<Bytes> {
+    fn hash(&self) -> u64 {
+        self.as_ref().map_or(0, |bytes| XxHash3_64::oneshot(bytes))
+    }
+}
+
+impl Answer for Vec<String> {
+    fn hash(&self) -> u64 {
+        let add = |hash, key: &String| XxHash3_64::oneshot_with_seed(hash, key.as_bytes());
+        self.iter().fold(self.len() as u64, add)
+    }
+}
 
 /// Something on its way between a node and the store.
 struct Coming {
@@ -214,7 +246,7 @@ impl Inner {
 
 impl StoreOf {
     /// Sends a request and waits for its answer.
-    async fn ask<T: Send + fmt::Debug + 'static>(
+    async fn ask<T: Answer>(
         &self,
         what: String,
         act: impl FnOnce(&mut Objects) -> T + Send + 'static,
@@ -233,7 +265,7 @@ impl StoreOf {
         }
     }
 
-    fn send<T: Send + fmt::Debug + 'static>(
+    fn send<T: Answer>(
         &self,
         what: String,
         act: impl FnOnce(&mut Objects) -> T + Send + 'static,
@@ -268,7 +300,7 @@ impl StoreOf {
         let arrival = done.clone();
         let arrive = move |objects: &mut Objects| {
             let result = act(objects);
-            trace.absorb(DONE, format!("{what} {result:?}").as_bytes());
+            trace.absorb(DONE, format!("{what} {:016x}", result.hash()).as_bytes());
             *arrival.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         };
         inner.at(arrives, from(Box::new(arrive)));

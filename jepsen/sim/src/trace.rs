@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::hash::Hasher;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,7 +29,8 @@ const NETWORK_LOG: &str = "turmoil=off";
 pub struct Trace(Arc<Mutex<Inner>>);
 
 struct Inner {
-    hash: XxHash3_64,
+    /// Folded over everything so far, each with what was before as its seed.
+    hash: u64,
     events: u64,
     shown: bool,
 }
@@ -61,7 +61,7 @@ impl Trace {
     /// Empty. `shown`: lines go to standard output as they come.
     pub fn new(shown: bool) -> Self {
         Self(Arc::new(Mutex::new(Inner {
-            hash: XxHash3_64::with_seed(0),
+            hash: 0,
             events: 0,
             shown,
         })))
@@ -91,15 +91,15 @@ impl Trace {
     pub fn absorb(&self, kind: u8, bytes: &[u8]) {
         let mut inner = self.lock();
         inner.events += 1;
-        inner.hash.write_u8(kind);
-        inner.hash.write_u128(now().as_nanos());
-        inner.hash.write_u64(bytes.len() as u64);
-        inner.hash.write(bytes);
+        let mut head = [kind; 17];
+        head[1..].copy_from_slice(&now().as_nanos().to_le_bytes());
+        inner.fold(&head);
+        inner.fold(bytes);
     }
 
     /// Of everything so far.
     pub fn hash(&self) -> u64 {
-        self.lock().hash.finish()
+        self.lock().hash
     }
 
     /// How many events.
@@ -113,9 +113,13 @@ impl Trace {
 }
 
 impl Inner {
+    fn fold(&mut self, bytes: &[u8]) {
+        self.hash = XxHash3_64::oneshot_with_seed(self.hash, bytes);
+    }
+
     fn take(&mut self, line: &str) {
         self.events += 1;
-        self.hash.write(line.as_bytes());
+        self.fold(line.as_bytes());
         if self.shown {
             // Whoever reads it may have gone away; the run goes on.
             let _ = writeln!(io::stdout().lock(), "{line}");

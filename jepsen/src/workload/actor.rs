@@ -189,10 +189,12 @@ impl Actor {
         self.settle(finish).await
     }
 
-    /// Reads to the tail: from the first record, or on from what it has read before.
+    /// Reads to the tail: on from what it has read before, or again from somewhere in it, or from the first record.
     pub async fn read(&mut self) -> Finish {
         if !self.reads_on && self.rng.random_ratio(1, 8) {
-            self.prefix.truncate(0);
+            // All of it, the last half, quarter, eighth: what is long is not always read again as a whole.
+            let again = self.prefix.len() >> self.rng.random_range(0..8);
+            self.prefix.truncate(self.prefix.len() - again);
         }
         let stream = self.node();
         let open = self.client.start(Start::Read);

@@ -227,7 +227,7 @@ impl Known {
     pub fn learn(&self, prefix: &Prefix) {
         let mut known = self.lock();
         if prefix.len() > known.len() {
-            *known = prefix.clone();
+            known.become_as(prefix);
         }
     }
 
@@ -269,6 +269,18 @@ impl Prefix {
                 .stream_hashes
                 .get(usize::try_from(records - 1).ok()?)
                 .copied(),
+        }
+    }
+
+    /// Becomes the same as a longer one, of which it mostly is the beginning already.
+    fn become_as(&mut self, longer: &Self) {
+        let own = self.record_hashes.len();
+        match longer.hash_at(self.len()) == Some(self.hash()) {
+            true => {
+                self.record_hashes.extend_from_slice(&longer.record_hashes[own..]);
+                self.stream_hashes.extend_from_slice(&longer.stream_hashes[own..]);
+            }
+            false => *self = longer.clone(),
         }
     }
 

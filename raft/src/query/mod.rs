@@ -9,7 +9,7 @@ mod segments;
 
 use std::sync::Arc;
 
-use millrace_api::id::{BasinId, ChannelId, NodeId, StreamId, ZoneGen};
+use millrace_api::id::{BasinId, ChannelId, Epoch, NodeId, StreamId, ZoneGen};
 use millrace_api::limits::LIST_PAGE_MAX;
 use millrace_api::name::{BasinName, StreamName};
 use millrace_api::position::{SeqNum, Timestamp};
@@ -153,18 +153,23 @@ impl<'a> View<'a> {
     }
 
     pub fn channel(&self, channel: ChannelId) -> Result<Option<ChannelRecord>, StoreError> {
-        match self.state.row::<Channels>(&channel)? {
-            Some(row) => Ok(Some(self.with_epochs(channel, row)?)),
-            None => Ok(None),
-        }
+        let Some(row) = self.state.row::<Channels>(&channel)? else {
+            return Ok(None);
+        };
+        let epochs = self.all::<Epochs>(&channel.0.to_be_bytes())?;
+        Ok(Some(channel_record(channel, row, epochs.into_iter())))
     }
 
-    /// Every channel, in order of their numbers.
+    /// Every channel, in order of their numbers. Epochs are read in one go, for they have the same order.
     pub fn channels(&self) -> Result<Vec<ChannelRecord>, StoreError> {
-        self.all::<Channels>(&[])?
-            .into_iter()
-            .map(|(channel, row)| self.with_epochs(channel, row))
-            .collect()
+        let mut epochs = self.all::<Epochs>(&[])?.into_iter().peekable();
+        let mut channels = Vec::new();
+        for (channel, row) in self.all::<Channels>(&[])? {
+            while epochs.next_if(|((of, _), _)| *of < channel).is_some() {}
+            let own = std::iter::from_fn(|| epochs.next_if(|((of, _), _)| *of == channel));
+            channels.push(channel_record(channel, row, own));
+        }
+        Ok(channels)
     }
 
     /// What is open on a channel, deleting streams included, in order of their ids. Reads one row per streamlet.
@@ -247,32 +252,6 @@ impl<'a> View<'a> {
         checksum(self.state)
     }
 
-    fn with_epochs(&self, channel: ChannelId, row: ChannelRow) -> Result<ChannelRecord, StoreError> {
-        let epochs: Vec<_> = self
-            .all::<Epochs>(&channel.0.to_be_bytes())?
-            .into_iter()
-            .map(|((_, epoch), state)| (epoch, state))
-            .collect();
-        let current = epochs
-            .iter()
-            .find(|(epoch, _)| *epoch == row.epoch)
-            .map(|(_, state)| state);
-        Ok(ChannelRecord {
-            channel,
-            class: row.class,
-            owner: row.owner,
-            epoch: row.epoch,
-            activated: current.is_some_and(|state| state.activated && state.seal.is_none()),
-            sealed_through: row.sealed_through,
-            checkpoint: row.checkpoint,
-            flush_seq: row.flush_seq,
-            merge_seq: row.merge_seq,
-            pack_seq: row.pack_seq,
-            gens: current.map(|state| state.gens.clone()).unwrap_or_default(),
-            epochs,
-        })
-    }
-
     fn all<T: Table>(&self, prefix: &[u8]) -> Result<Rows<T>, StoreError> {
         let mut rows: Rows<T> = Vec::new();
         loop {
@@ -309,6 +288,33 @@ fn page_limit(limit: usize) -> usize {
     match limit {
         0 => LIST_PAGE_MAX,
         limit => limit.min(LIST_PAGE_MAX),
+    }
+}
+
+/// `epochs` are those of the channel.
+fn channel_record(
+    channel: ChannelId,
+    row: ChannelRow,
+    epochs: impl Iterator<Item = ((ChannelId, Epoch), EpochState)>,
+) -> ChannelRecord {
+    let epochs: Vec<_> = epochs.map(|((_, epoch), state)| (epoch, state)).collect();
+    let current = epochs
+        .iter()
+        .find(|(epoch, _)| *epoch == row.epoch)
+        .map(|(_, state)| state);
+    ChannelRecord {
+        channel,
+        class: row.class,
+        owner: row.owner,
+        epoch: row.epoch,
+        activated: current.is_some_and(|state| state.activated && state.seal.is_none()),
+        sealed_through: row.sealed_through,
+        checkpoint: row.checkpoint,
+        flush_seq: row.flush_seq,
+        merge_seq: row.merge_seq,
+        pack_seq: row.pack_seq,
+        gens: current.map(|state| state.gens.clone()).unwrap_or_default(),
+        epochs,
     }
 }
 

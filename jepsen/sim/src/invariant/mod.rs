@@ -14,7 +14,9 @@ mod zones;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use millrace_raft::error::StoreError;
 use millrace_raft::group::Meta;
+use millrace_raft::query::ChannelRecord;
 
 use crate::findings::Findings;
 use crate::zones::Lives;
@@ -28,6 +30,8 @@ pub struct Invariants {
     epochs: epochs::Epochs,
     streams: streams::Streams,
     zones: zones::Zones,
+    /// Every channel, as of an applied index.
+    channels: (u64, Vec<ChannelRecord>),
 }
 
 impl Invariants {
@@ -68,10 +72,22 @@ impl Invariants {
         let Some((_, newest)) = nodes.iter().max_by_key(|(_, meta)| meta.applied_index()) else {
             return;
         };
-        let seen = newest.state().channels().map_err(anyhow::Error::from);
-        if let Err(wrong) = seen.and_then(|channels| self.zones.check(now, &channels, zones)) {
+        if let Err(wrong) = self.learn_channels(newest) {
+            return findings.add(wrong.to_string());
+        }
+        if let Err(wrong) = self.zones.check(now, &self.channels.1, zones) {
             findings.add(wrong.to_string());
         }
+    }
+
+    /// Reads them if something was applied since they were read.
+    fn learn_channels(&mut self, newest: &Meta) -> anyhow::Result<()> {
+        if newest.applied_index() != self.channels.0 {
+            self.channels = newest
+                .state()
+                .at_once(|view| Ok::<_, StoreError>((view.applied_index()?, view.channels()?)))?;
+        }
+        Ok(())
     }
 
     /// Whether the Express zones were ever used: a run in which they were not has shown nothing of them.
