@@ -15,9 +15,6 @@ use millrace_api::bug::Bug;
 
 use crate::{RunArgs, jobs};
 
-/// The finest there is: places were looked for with it.
-const STEP_MS: u64 = 1;
-
 /// Where a bug shows.
 struct Place {
     /// What runs: a cluster with this workload, or the log alone.
@@ -124,7 +121,6 @@ fn try_seed(
             let unusual = [
                 ("--pause-ms", place.pause_ms),
                 ("--patience-ms", place.patience_ms),
-                ("--step-ms", Some(STEP_MS)),
             ];
             for (name, value) in unusual {
                 let usual = args.iter().position(|arg| arg == name);
@@ -178,16 +174,19 @@ fn place(bug: Bug) -> Place {
         Bug::AnswerWithoutLease => ("many", Drawn("partition,hold")),
         // Whoever was the leader and an owner hears neither of the next leader nor, from the store, of the next owner.
         Bug::GrantUnconfirmed => ("many", Planned("hold:leader:1-9,store-hold:leader:1-9")),
-        Bug::ExpireEarly => ("many", Drawn("hold,partition")),
-        Bug::OwnerReplaced => ("watched", Planned(OWNER_IS_DEAF)),
+        Bug::ExpireEarly | Bug::OwnerReplaced => ("watched", Planned(OWNER_IS_DEAF)),
         Bug::UnknownAsRefused => ("watched", Planned(ANSWERS_ARE_LOST)),
         Bug::TokenForgotten => ("fenced", Drawn("crash")),
         Bug::TrimForgotten => ("trims", Drawn("crash")),
-        Bug::TrimBeforeDurable => ("trims", Drawn("store-hold,crash")),
+        // The owner ends, and its successor is there before the store hears of what it wrote.
+        Bug::TrimBeforeDurable => (
+            "trims",
+            Planned("store-hold:owner:1-9,crash:owner:2-3,store-hold:owner:11-19,crash:owner:12-13"),
+        ),
         Bug::TimestampFromClock => ("plain", Drawn("clock-step")),
         Bug::ResendSequenced => ("sessions", Drawn("hold,crash")),
         Bug::WritersForgotten => ("sessions", Drawn("hold,crash")),
-        Bug::RestUnflushed => ("plain", Drawn("crash")),
+        Bug::RestUnflushed => ("many", Drawn("crash")),
         Bug::DormantUnconfirmed => ("many", Drawn("hold")),
         Bug::MissUnconfirmed => ("recreate", Drawn("hold")),
         Bug::DeletedStaysOpen => ("recreate", Drawn("none")),
@@ -228,14 +227,14 @@ fn place(bug: Bug) -> Place {
         },
         goes_wrong,
         pause_ms: match bug {
-            // Streams that are first used while a node does not hear of it.
-            Bug::DormantUnconfirmed => Some(400),
+            // Streams that are first used while a node does not hear of it, or that nobody uses for a while.
+            Bug::DormantUnconfirmed | Bug::RestUnflushed => Some(400),
             Bug::OwnerReplaced | Bug::ExpireEarly | Bug::GrantUnconfirmed | Bug::UnknownAsRefused => Some(20),
             _ => None,
         },
         patience_ms: match bug {
             // Whoever waits for the former owner does not append through the next one while both answer.
-            Bug::OwnerReplaced => Some(300),
+            Bug::OwnerReplaced | Bug::ExpireEarly => Some(300),
             _ => None,
         },
     }
@@ -262,6 +261,7 @@ fn judge(finding: &str) -> &'static str {
         () if has("did not serve") || has("did not end") || has("could not go on") || has("no cluster") => {
             "progress"
         }
+        () if has("no owner has written") => "progress",
         () if has("I2") || has("I4") || has("I6") || has("I7") || has("P3") || has("E1") => "invariant",
         () => "workload",
     }

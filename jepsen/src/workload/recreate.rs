@@ -6,18 +6,20 @@
 
 use std::time::Duration;
 
-use millrace_client::{Error, Stream, StreamConfig};
+use millrace_client::{AppendSession, AppendSessionOptions, Batch, Error, Stream, StreamConfig};
 use rand::Rng;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::actor::{Actor, read_to_tail, run_all, wait};
+use super::actor::{Actor, appended, read_to_tail, run_all, wait};
 use super::{Prefix, Setting, Track};
-use crate::history::{Finish, Start};
+use crate::history::{Append, Finish, Start, record_hash};
 
 const CLIENTS: u64 = 3;
 const LIFE: Duration = Duration::from_millis(1500);
 /// How long a name may be taken after its deletion, faults included.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// How long a batch of a session is waited for. The session goes on with it until it is dropped.
+const SESSION_PATIENCE: Duration = Duration::from_secs(3);
 
 /// See the module.
 pub async fn run(setting: Setting) -> Result<Vec<Track>, Error> {
@@ -47,11 +49,15 @@ pub async fn run(setting: Setting) -> Result<Vec<Track>, Error> {
             break;
         }
         let last = tracks.last_mut().expect("a track was pushed");
+        let mut open = OpenSession::begin(last, &nodes[rng.random_range(0..nodes.len())], lives).await?;
         look_back(last, &nodes, &mut rng).await;
         last.deleted = true;
-        if !delete(&nodes, &mut rng).await {
-            names += 1;
-            name = format!("{}recreate-{names}", setting.prefix);
+        match delete(&nodes, &mut rng).await {
+            true => open.must_have_ended(last).await?,
+            false => {
+                names += 1;
+                name = format!("{}recreate-{names}", setting.prefix);
+            }
         }
     }
     Ok(tracks)
@@ -91,6 +97,52 @@ async fn create(nodes: &[Stream], rng: &mut rand::rngs::SmallRng) -> Result<bool
             Err(_) => {}
         }
         sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A session that was there before its stream was deleted.
+struct OpenSession {
+    session: AppendSession,
+    name: String,
+    batches: u64,
+}
+
+impl OpenSession {
+    /// Opens one and appends a batch, if it can.
+    async fn begin(track: &Track, node: &Stream, life: u64) -> Result<Self, Error> {
+        let mut open = Self {
+            session: node.append_session(AppendSessionOptions::default())?,
+            name: format!("{}/session/life-{life}", track.stream),
+            batches: 0,
+        };
+        open.append(track).await?;
+        Ok(open)
+    }
+
+    /// After the deletion was confirmed, the owner takes nothing more through what was open before.
+    async fn must_have_ended(&mut self, track: &Track) -> Result<(), Error> {
+        if let Finish::AppendSuccess { tail } = self.append(track).await? {
+            let text =
+                format!("a session appended up to {tail} after the deletion of its stream was confirmed");
+            track.findings.add(text);
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, track: &Track) -> Result<Finish, Error> {
+        self.batches += 1;
+        let body = format!("{}/{}", self.name, self.batches);
+        let mut client = track.recorder.client();
+        let open = client.start(Start::Append(Append::of(vec![record_hash(body.as_bytes())])));
+        let finish = match self.session.submit(Batch::new([body])?).await {
+            Ok(ticket) => match timeout(SESSION_PATIENCE, ticket).await {
+                Ok(answer) => appended(&answer),
+                Err(_) => Finish::AppendIndefiniteFailure,
+            },
+            Err(error) => appended(&Err(error)),
+        };
+        client.finish(open, finish);
+        Ok(finish)
     }
 }
 
