@@ -24,6 +24,8 @@ mod paused;
 mod ports;
 #[path = "cluster/processes.rs"]
 mod processes;
+#[path = "cluster/resend.rs"]
+mod resend;
 #[path = "support/stored.rs"]
 mod stored;
 #[path = "cluster/wire.rs"]

@@ -2,6 +2,9 @@
 //!
 //! Only the wall clock. Timers and leases go by the monotonic one, which nobody sets on a real machine either; the
 //! simulator has that one drift.
+//!
+//! What is set here is a file that a process looks into if the library was loaded into it. Whether it was, nobody can
+//! say but the process itself: it is to be asked for its clock.
 
 use std::path::{Path, PathBuf};
 
@@ -77,7 +80,7 @@ impl Clocks {
         Ok(())
     }
 
-    /// Within a second the node's clock is so.
+    /// Within a second the node's clock is so, if its process follows.
     pub fn set(&self, node: usize, reading: Reading) -> anyhow::Result<()> {
         let seconds = reading.ahead_ms as f64 / 1000.0;
         let (file, text) = (self.file(node), format!("{seconds:+.3} x{:.3}\n", reading.rate));

@@ -285,6 +285,12 @@ impl Cluster {
         Ok(kill_process(pid, signal)?)
     }
 
+    /// Milliseconds that a node's wall clock is ahead of this machine's, as it tells in its answers: see
+    /// [`edge::ahead_ms`].
+    pub async fn ahead_ms(&self, node: usize) -> std::io::Result<i64> {
+        edge::ahead_ms(self.http(node), Duration::from_secs(1)).await
+    }
+
     /// Those that ended by themselves since the last look. They are not started again.
     pub fn fallen(&mut self) -> Vec<Fallen> {
         let mut fallen = Vec::new();

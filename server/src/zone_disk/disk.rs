@@ -4,8 +4,9 @@
 //! they are not in the way of a commit, and room that chunks leave is given back without copying what stays.
 //!
 //! Both logs have the zone's marker, that of segments first, and the log of chunks has a note that there are two: a disk
-//! that lost one of them is not the zone. One of a release that kept chunks only has a marker and no note, and gets the
-//! other log when it is used for the first time.
+//! that lost one of them is not the zone. One of a release that kept chunks only has a marker and no note. Its log of
+//! segments gets both before anything else is put there, and until then has nothing to lose: a disk that is too full for
+//! them is the zone all the same, keeps what it has, and takes segments when there is room.
 
 use std::path::Path;
 
@@ -54,20 +55,39 @@ impl ZoneDisk {
         }
     }
 
-    /// Whether the log of segments is the one that belongs to the chunks, which have this marker. One that is made only
-    /// now does if there was none before.
-    async fn has_its_segments(&self, marker: &Bytes) -> Result<bool, StoreError> {
-        let is_noted = self.chunks.object_len(TWO_LOGS_KEY)?.is_some();
-        let standing = match self.segments.get(MARKER_KEY, ReadRange::Full).await? {
-            None if is_noted => return Ok(false),
-            None => self.mark_segments(&marker.clone().into()).await?.to_bytes(),
-            Some(standing) => standing,
+    /// The marker, if both logs are those of one zone; `None` on a blank disk. Writes nothing.
+    async fn marker(&self) -> Result<Option<Bytes>, StoreError> {
+        let Some(marker) = self.chunks.get(MARKER_KEY, ReadRange::Full).await? else {
+            return Ok(None);
         };
-        let is_its = standing == *marker;
-        if is_its && !is_noted {
-            self.note_two_logs().await?;
+        let is_whole = match self.segments.get(MARKER_KEY, ReadRange::Full).await? {
+            Some(standing) => standing == marker,
+            None => !self.has_two_logs()?,
+        };
+        match is_whole {
+            true => Ok(Some(marker)),
+            false => Err(not_its_segments()),
         }
-        Ok(is_its)
+    }
+
+    /// Sees to it that the log of segments is known to belong to the chunks before anything is put there.
+    async fn join_logs(&self) -> Result<(), StoreError> {
+        if self.has_two_logs()? {
+            return Ok(());
+        }
+        // A blank disk gets both logs with its marker.
+        let Some(marker) = self.chunks.get(MARKER_KEY, ReadRange::Full).await? else {
+            return Ok(());
+        };
+        let standing = self.mark_segments(&marker.clone().into()).await?;
+        match standing.to_bytes() == marker {
+            true => self.note_two_logs().await,
+            false => Err(not_its_segments()),
+        }
+    }
+
+    fn has_two_logs(&self) -> Result<bool, StoreError> {
+        Ok(self.chunks.object_len(TWO_LOGS_KEY)?.is_some())
     }
 
     async fn note_two_logs(&self) -> Result<(), StoreError> {
@@ -96,18 +116,19 @@ impl ZoneStore for ZoneDisk {
             self.note_two_logs().await?;
             return self.chunks.create(key, &standing).await;
         }
+        if key.starts_with(SEGMENT_PREFIX) {
+            self.join_logs().await?;
+        }
         self.log(key).create(key, payload).await
     }
 
     async fn get(&self, key: &str, range: ReadRange) -> Result<Option<Bytes>, StoreError> {
-        if key == MARKER_KEY
-            && let Some(marker) = self.chunks.get(key, ReadRange::Full).await?
-            && !self.has_its_segments(&marker).await?
-        {
-            return Err(StoreError::Corrupt(format!(
-                "the directory {SEGMENTS_DIR} is not that of this zone: what was in it is lost, and the disk is not used. \
-                 Give it back, or empty the disk and replace the zone"
-            )));
+        if key == MARKER_KEY {
+            let part = |marker: Bytes| {
+                let part = range.within(marker.len() as u64);
+                marker.slice(part.start as usize..part.end as usize)
+            };
+            return Ok(self.marker().await?.map(part));
         }
         self.log(key).get(key, range).await
     }
@@ -130,11 +151,18 @@ impl ZoneStore for ZoneDisk {
     }
 }
 
+fn not_its_segments() -> StoreError {
+    StoreError::Corrupt(format!(
+        "the directory {SEGMENTS_DIR} is not that of this zone: what was in it is lost, and the disk is not used. Give it \
+         back, or empty the disk and replace the zone"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use millrace_wal::{Marker, conformance, create_marker, read_marker};
+    use millrace_wal::{Blocking, Marker, conformance, create_marker, read_marker};
 
     use super::*;
 
@@ -188,18 +216,130 @@ mod tests {
         assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
     }
 
+    const SEGMENT: &str = "segments/1/a";
+
+    fn lose_segments(directory: &Path) {
+        std::fs::remove_dir_all(directory.join(SEGMENTS_DIR)).unwrap();
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_disk_of_a_release_with_one_log_gets_the_other() {
+    async fn a_disk_of_a_release_with_one_log_gets_the_other_with_its_first_segment() {
         let directory = tempfile::tempdir().unwrap();
         let of_before = DiskStore::open(directory.path(), DiskOptions::default()).unwrap();
         assert_eq!(create_marker(&of_before, &MARKER).await, Ok(MARKER));
         drop(of_before);
         for _ in 0..2 {
             assert_eq!(read_marker(&open(directory.path())).await, Ok(Some(MARKER)));
+            lose_segments(directory.path());
         }
-        std::fs::remove_dir_all(directory.path().join(SEGMENTS_DIR)).unwrap();
+        let disk = open(directory.path());
+        let created = disk
+            .create(SEGMENT, &Payload::from(Bytes::from_static(b"x")))
+            .await;
+        assert_eq!(created, Ok(CreateOutcome::Created));
+        drop(disk);
+        assert_eq!(read_marker(&open(directory.path())).await, Ok(Some(MARKER)));
+        lose_segments(directory.path());
         let read = read_marker(&open(directory.path())).await;
         assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn segments_of_another_zone_are_not_taken_for_its_own() {
+        let [own, other] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let of_before = DiskStore::open(own.path(), DiskOptions::default()).unwrap();
+        assert_eq!(create_marker(&of_before, &MARKER).await, Ok(MARKER));
+        drop(of_before);
+        let marker = Marker { cell: 9, ..MARKER };
+        assert_eq!(create_marker(&open(other.path()), &marker).await, Ok(marker));
+        std::fs::rename(other.path().join(SEGMENTS_DIR), own.path().join(SEGMENTS_DIR)).unwrap();
+        let disk = open(own.path());
+        let read = read_marker(&disk).await;
+        assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+        let created = disk
+            .create(SEGMENT, &Payload::from(Bytes::from_static(b"x")))
+            .await;
+        assert!(matches!(created, Err(StoreError::Corrupt(_))), "{created:?}");
+    }
+
+    /// Creates objects of so many bytes until the log takes no more; their keys.
+    async fn fill(store: &DiskStore, len: usize) -> Vec<String> {
+        let body = Payload::from(Bytes::from(vec![7; len]));
+        let mut keys = Vec::new();
+        loop {
+            let key = format!("wal/{len}/{:05}", keys.len());
+            match store.create(&key, &body).await {
+                Ok(outcome) => assert_eq!(outcome, CreateOutcome::Created),
+                Err(error) => {
+                    assert!(error.retryable(), "{error}");
+                    return keys;
+                }
+            }
+            keys.push(key);
+            assert!(keys.len() < 10_000, "it is never full");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_of_a_release_with_one_log_is_the_zone_and_takes_segments_when_there_is_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = DiskOptions {
+            file_bytes: 1 << 20,
+            bytes_max: 4 << 20,
+            // Room is counted and given back within the calls, and never beside them.
+            blocking: Blocking::Inline,
+            ..DiskOptions::default()
+        };
+        let of_before = DiskStore::open(directory.path(), options.clone()).unwrap();
+        assert_eq!(create_marker(&of_before, &MARKER).await, Ok(MARKER));
+        let chunks = fill(&of_before, 100_000).await;
+        fill(&of_before, 0).await;
+        drop(of_before);
+
+        let full = || ZoneDisk::open(directory.path(), options.clone()).unwrap();
+        let segment = Payload::from(Bytes::from_static(b"x"));
+        for _ in 0..2 {
+            let disk = full();
+            assert_eq!(read_marker(&disk).await, Ok(Some(MARKER)));
+            let chunk = disk.get(&chunks[0], ReadRange::Full).await.unwrap();
+            assert_eq!(chunk.map(|chunk| chunk.len()), Some(100_000));
+            // There is room for segments; there is none for the note that there are some.
+            let refused = disk.create(SEGMENT, &segment).await;
+            assert!(matches!(&refused, Err(error) if error.retryable()), "{refused:?}");
+            assert_eq!(disk.list(SEGMENT_PREFIX, None, 1).await, Ok(vec![]));
+            drop(disk);
+            // Nothing is lost with what holds nothing.
+            lose_segments(directory.path());
+        }
+        let disk = full();
+        for chunk in &chunks {
+            assert_eq!(disk.delete(chunk).await, Ok(()), "deletions need no room");
+        }
+        let created = disk.create(SEGMENT, &segment).await;
+        assert_eq!(created, Ok(CreateOutcome::Created));
+        drop(disk);
+        assert_eq!(read_marker(&full()).await, Ok(Some(MARKER)));
+        lose_segments(directory.path());
+        let read = read_marker(&full()).await;
+        assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_part_of_the_marker_is_that_part() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = open(directory.path());
+        assert_eq!(create_marker(&disk, &MARKER).await, Ok(MARKER));
+        let marker = MARKER.encode();
+        let parts = [
+            (ReadRange::Range(0..8), 0..8),
+            (ReadRange::Range(12..999), 12..marker.len()),
+            (ReadRange::Suffix(4), marker.len() - 4..marker.len()),
+            (ReadRange::Suffix(0), 0..0),
+        ];
+        for (range, bytes) in parts {
+            let read = disk.get(MARKER_KEY, range.clone()).await;
+            assert_eq!(read, Ok(Some(marker.slice(bytes))), "{range:?}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

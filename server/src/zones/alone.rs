@@ -65,3 +65,6 @@ impl Replacement {
         Ok(unsettled.is_empty() && views.iter().any(in_use) && lacking(cell, self.number).await? == 0)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,11 +10,14 @@ use millrace_api::batch::AppendBatch;
 use millrace_api::name::{BasinName, StreamName};
 use millrace_api::proto;
 use millrace_api::read::{ReadLimits, ReadRequest, ReadStart};
+use millrace_raft::group::Meta;
 use millrace_server::config::{NodeConfig, Settings};
+use millrace_server::env::Env;
 use millrace_server::error::ServiceError;
 use millrace_server::frontend::service::Frontend;
 use millrace_server::frontend::service::types::{AppendAck, CreateBasin, CreateStream};
 use millrace_server::node::{Ended, Node};
+use millrace_wal::ZoneStore;
 use millrace_wal::fault::Faults;
 use prost::Message;
 use tokio::sync::oneshot;
@@ -30,6 +33,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// One node that runs.
 pub struct Running {
     pub frontend: Arc<Frontend>,
+    pub meta: Meta,
     http: SocketAddr,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<Ended>,
@@ -106,6 +110,17 @@ impl Cell {
         &self.nodes[node].as_ref().expect("the node runs").frontend
     }
 
+    /// What the node knows of the metadata.
+    pub fn meta(&self, node: usize) -> &Meta {
+        &self.nodes[node].as_ref().expect("the node runs").meta
+    }
+
+    /// The store as it is, past the nodes' ways to it.
+    pub fn store(&self) -> Arc<dyn ZoneStore> {
+        let url = self.places[0].store_url();
+        Env::system().stores.open(&url).expect("a directory")
+    }
+
     /// A counter, summed over the nodes that run.
     pub async fn counted(&self, counter: &str) -> u64 {
         let mut sum = 0;
@@ -139,7 +154,7 @@ impl Cell {
     /// Stops gracefully.
     pub async fn stop(&mut self, node: usize) {
         let running = self.nodes[node].take().expect("the node runs");
-        drop((running.stop, running.frontend));
+        drop((running.stop, running.frontend, running.meta));
         let ended = running.ended.await.expect("the node does not panic");
         assert!(matches!(ended, Ended::Stopped), "{ended:?}");
     }
@@ -147,7 +162,7 @@ impl Cell {
     pub async fn stop_all(mut self) {
         let running = std::mem::take(&mut self.nodes).into_iter().flatten();
         let stops = running.map(|running| async {
-            drop((running.stop, running.frontend));
+            drop((running.stop, running.frontend, running.meta));
             running.ended.await.expect("the node does not panic")
         });
         futures::future::join_all(stops).await;
@@ -199,6 +214,10 @@ impl Cell {
 }
 
 impl Place {
+    fn store_url(&self) -> String {
+        format!("file://{}", self.path.join("store").display())
+    }
+
     async fn start(&self) -> Running {
         let peers = self.cluster_addrs.iter().enumerate();
         let peers: Vec<_> = peers.map(|(node, addr)| format!("{}={addr}", node + 1)).collect();
@@ -211,7 +230,7 @@ impl Place {
             zone: Some(format!("zone-{}", self.node)),
             election_timeout: Some(Duration::from_millis(1000)),
             data_dir: Some(self.path.join(format!("node-{}", self.node))),
-            store: Some(format!("file://{}", self.path.join("store").display())),
+            store: Some(self.store_url()),
             http_addr: Some(([127, 0, 0, 1], 0).into()),
             channels: Some(2),
             deletion_grace: Some(Duration::from_millis(10)),
@@ -226,11 +245,12 @@ impl Place {
         let env = self.world.env(Arc::new(Stored(self.faults.clone())));
         let started = tokio::time::timeout(PATIENCE, Node::start(config, env));
         let node = started.await.expect("a start in time").expect("the node starts");
-        let (frontend, http) = (node.frontend().clone(), node.http_addr());
+        let (frontend, meta, http) = (node.frontend().clone(), node.meta().clone(), node.http_addr());
         let (stop, stopped) = oneshot::channel();
         let ended = tokio::spawn(node.run(async { drop(stopped.await) }));
         Running {
             frontend,
+            meta,
             http,
             stop,
             ended,
