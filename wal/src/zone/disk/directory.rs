@@ -44,7 +44,15 @@ pub(super) struct Directory {
 struct Stock {
     /// By number, whether every block was written before.
     free: BTreeMap<u64, bool>,
+    /// How many are being written, and wait for use after that.
+    filling: u64,
     next_number: u64,
+}
+
+impl Stock {
+    fn waiting(&self) -> u64 {
+        self.free.len() as u64 + self.filling
+    }
 }
 
 /// What was found when the directory was opened.
@@ -170,7 +178,7 @@ impl Directory {
 
     /// Of files that wait for use.
     pub(super) fn free_bytes(&self) -> u64 {
-        self.stock().free.len() as u64 * self.file_bytes
+        self.stock().waiting() * self.file_bytes
     }
 
     pub(super) fn has_written_spare(&self) -> bool {
@@ -185,10 +193,11 @@ impl Directory {
                 self.make_blank(&mut stock, self.file_bytes, used)?;
             }
             // Nobody else uses it meanwhile.
-            match stock.free.pop_first() {
-                Some((number, _)) => number,
-                None => return Ok(()),
-            }
+            let Some((number, _)) = stock.free.pop_first() else {
+                return Ok(());
+            };
+            stock.filling += 1;
+            number
         };
         let blank = self.file_path(number, "blank");
         let filled = || -> io::Result<bool> {
@@ -200,12 +209,14 @@ impl Directory {
             Ok(filled)
         };
         let result = filled();
-        self.stock().free.insert(number, matches!(result, Ok(true)));
+        let mut stock = self.stock();
+        stock.filling -= 1;
+        stock.free.insert(number, matches!(result, Ok(true)));
         result.map(drop)
     }
 
     fn make_blank(&self, stock: &mut Stock, len: u64, used: u64) -> io::Result<()> {
-        let waiting = stock.free.len() as u64 * self.file_bytes;
+        let waiting = stock.waiting() * self.file_bytes;
         if used + waiting + len > self.bytes_max {
             return Err(io::Error::new(
                 io::ErrorKind::StorageFull,
@@ -287,5 +298,27 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE_BYTES: u64 = 64 << 10;
+
+    #[test]
+    fn a_file_that_is_being_written_counts_against_the_bound() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (directory, _) = Directory::open(dir.path(), FILE_BYTES, FILE_BYTES).expect("it opens");
+        let meanwhile = || {
+            let refused = directory.keep_reserve(0).expect_err("there is room for one");
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(directory.free_bytes(), FILE_BYTES);
+            true
+        };
+        directory.make_written_spare(0, meanwhile).expect("there is room");
+        assert!(directory.has_written_spare());
+        assert_eq!(directory.free_bytes(), FILE_BYTES);
     }
 }
