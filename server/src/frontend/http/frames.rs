@@ -84,6 +84,7 @@ mod tests {
     use millrace_api::batch::AppendBatch;
     use millrace_api::proto::{AppendInput, AppendRecord, Header, ReadBatch};
     use millrace_api::s2s::{Frame, FrameDecoder};
+    use prost::Message;
 
     use super::*;
 
