@@ -9,7 +9,7 @@ pub mod decode;
 pub mod encode;
 
 pub use decode::{Frame, FrameDecoder, FrameError};
-pub use encode::{FrameTooLong, Reconnect, encode_message, encode_terminal};
+pub use encode::{FrameTooLong, Reconnect, encode_message, encode_terminal, put_message};
 
 pub(crate) const LENGTH_LEN: usize = 3;
 pub(crate) const FLAGS_LEN: usize = 1;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::write::GzEncoder;
+use prost::Message;
 
 use super::{Compression, FLAGS_LEN, LENGTH_LEN, RECONNECT, TERMINAL};
 use crate::limits::{S2S_COMPRESS_MIN, S2S_FRAME_LEN_MAX};
@@ -43,14 +44,26 @@ pub fn encode_message(
     };
     if let Some(compressed) = compress(body, len, compression) {
         return Ok(vec![
-            head(flags | compression.to_bits(), compressed.len()),
+            Bytes::copy_from_slice(&head(flags | compression.to_bits(), compressed.len())),
             compressed,
         ]);
     }
     let mut parts = Vec::with_capacity(1 + body.len());
-    parts.push(head(flags, len));
+    parts.push(Bytes::copy_from_slice(&head(flags, len)));
     parts.extend(body.iter().filter(|part| !part.is_empty()).cloned());
     Ok(parts)
+}
+
+/// Appends a message frame to `out`: of a message that is too short to be worth compressing, in one allocation at most.
+pub fn put_message(message: &impl Message, out: &mut BytesMut) -> Result<(), FrameTooLong> {
+    let len = message.encoded_len();
+    if len > S2S_FRAME_LEN_MAX - FLAGS_LEN {
+        return Err(FrameTooLong(len));
+    }
+    out.reserve(LENGTH_LEN + FLAGS_LEN + len);
+    out.put_slice(&head(0, len));
+    message.encode(out).expect("the buffer grows");
+    Ok(())
 }
 
 /// The frame that ends a failed session: the status and body that a unary reply would have had.
@@ -66,11 +79,11 @@ pub fn encode_terminal(status: u16, json: &[u8]) -> Result<Bytes, FrameTooLong> 
     Ok(frame.freeze())
 }
 
-fn head(flags: u8, body_len: usize) -> Bytes {
+fn head(flags: u8, body_len: usize) -> [u8; LENGTH_LEN + FLAGS_LEN] {
     let len = u32::try_from(FLAGS_LEN + body_len)
         .expect("bounded by the caller")
         .to_be_bytes();
-    Bytes::copy_from_slice(&[len[1], len[2], len[3], flags])
+    [len[1], len[2], len[3], flags]
 }
 
 /// `None` where the body had better stay as it is.

@@ -323,3 +323,22 @@ proptest! {
         let _ = Compression::from_accept_encoding(&value);
     }
 }
+
+#[test]
+fn a_message_that_is_put_is_the_message_encoded() {
+    let position = |seq_num| {
+        Some(crate::proto::StreamPosition {
+            seq_num,
+            timestamp: 7,
+        })
+    };
+    let ack = crate::proto::AppendAck {
+        start: position(3),
+        end: position(1 << 40),
+        tail: None,
+    };
+    let mut out = BytesMut::from(&b"before"[..]);
+    put_message(&ack, &mut out).unwrap();
+    let body = prost::Message::encode_to_vec(&ack);
+    assert_eq!(out, [&b"before"[..], &message(&body, Compression::None)].concat());
+}

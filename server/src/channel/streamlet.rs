@@ -319,9 +319,9 @@ impl Streamlet {
             self.trim_durable = commanded.trim;
             self.fencing_durable = commanded.fencing;
         }
-        if self.recent.capacity() == 0 {
-            // Of most streams there is one frame at a time.
-            self.recent.reserve_exact(1);
+        if self.recent.len() == self.recent.capacity() {
+            // Of most streams there is one frame at a time, or two.
+            self.recent.reserve_exact(self.recent.len().max(1));
         }
         self.recent.push_back(frame);
     }

@@ -4,7 +4,6 @@ use bytes::{Bytes, BytesMut};
 use millrace_api::position::StreamPosition;
 use millrace_api::s2s::{self, Compression, Reconnect};
 use millrace_api::scan::{self, CutLimits};
-use prost::Message;
 
 use super::failure::error_body;
 use crate::error::ServiceError;
@@ -18,11 +17,7 @@ pub(super) fn terminal(error: &ServiceError) -> Bytes {
 
 /// Appends the frame of an acknowledgement. Too short to be worth compressing.
 pub(super) fn put_ack(ack: &AppendAck, out: &mut BytesMut) {
-    let message = Bytes::from(ack_message(ack).encode_to_vec());
-    let frame = s2s::encode_message(&[message], Compression::None, Reconnect::NotAdvised);
-    for part in frame.expect("three positions fit in a frame") {
-        out.extend_from_slice(&part);
-    }
+    s2s::put_message(&ack_message(ack), out).expect("three positions fit in a frame");
 }
 
 pub(super) fn ack_message(ack: &AppendAck) -> millrace_api::proto::AppendAck {
@@ -89,6 +84,7 @@ mod tests {
     use millrace_api::batch::AppendBatch;
     use millrace_api::proto::{AppendInput, AppendRecord, Header, ReadBatch};
     use millrace_api::s2s::{Frame, FrameDecoder};
+    use prost::Message;
 
     use super::*;
 

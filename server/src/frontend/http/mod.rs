@@ -12,6 +12,7 @@ mod append_session;
 mod basin;
 mod basins;
 mod body;
+mod compress;
 mod failure;
 mod frames;
 mod headers;
@@ -31,19 +32,15 @@ use axum::Router;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
-use tower_http::CompressionLevel;
-use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
 
 use self::body::BodyBudget;
+use self::compress::CompressLayer;
 use self::failure::Failure;
 use crate::error::ServiceError;
 use crate::frontend::grpc;
 use crate::frontend::service::Frontend;
 
-/// Replies of up to this many bytes are sent as they are.
-const COMPRESS_ABOVE: u16 = 1024;
 /// Response headers that scripts of other origins may see.
 const EXPOSED_HEADERS: [HeaderName; 2] = [headers::PROVISION_RESULT, headers::RETRY_AFTER_MS];
 
@@ -84,7 +81,7 @@ pub fn router(frontend: Arc<Frontend>, options: HttpOptions) -> Router {
         .route("/metrics", get(operate::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
-        .layer(compression())
+        .layer(CompressLayer)
         .with_state(app);
     match options.cors {
         true => router.layer(cors()),
@@ -145,17 +142,6 @@ async fn unknown_path(headers: HeaderMap) -> Response {
 
 async fn unknown_method() -> Failure {
     Failure::unknown_method()
-}
-
-/// Compresses what is read whole. Streams are left alone: they compress their own frames, or must not be held
-/// back by a compressor.
-fn compression() -> CompressionLayer<impl Predicate> {
-    let predicate = SizeAbove::new(COMPRESS_ABOVE + 1)
-        .and(NotForContentType::SSE)
-        .and(NotForContentType::const_new(media::S2S));
-    CompressionLayer::new()
-        .quality(CompressionLevel::Fastest)
-        .compress_when(predicate)
 }
 
 /// Any origin, method and header. There are no cookies to protect, for credentials travel in a header that a

@@ -107,7 +107,6 @@ impl Frontend {
         numbering: Numbering,
     ) -> AppendSession {
         AppendSession {
-            room: self.room(),
             shared: Arc::new(Shared {
                 frontend: self.clone(),
                 basin: basin.clone(),
@@ -133,7 +132,6 @@ impl Frontend {
 /// After the first input that fails nothing submitted later is applied. Dropping the session does not undo what was
 /// submitted.
 pub struct AppendSession {
-    room: Room,
     shared: Arc<Shared>,
 }
 
@@ -188,7 +186,7 @@ impl AppendSession {
     ///
     /// Not cancel safe: a cancelled call may have handed its batch over.
     pub async fn submit(&self, batch: AppendBatch) -> Result<PendingAck, ServiceError> {
-        let permit = self.room.for_batch(&batch).await?;
+        let permit = self.shared.room.for_batch(&batch).await?;
         let mut under_way = self.shared.under_way.lock().await;
         let number = self.shared.number(&mut under_way).await?;
         Ok(self.hand_over(under_way, batch, number, permit).await)
@@ -206,7 +204,7 @@ impl AppendSession {
         number: u64,
         acked_through: u64,
     ) -> Result<PendingAck, ServiceError> {
-        let permit = self.room.for_batch(&batch).await?;
+        let permit = self.shared.room.for_batch(&batch).await?;
         let number = WriterInput {
             writer: writer.id,
             opened_at: writer.opened_at,
@@ -233,6 +231,10 @@ impl AppendSession {
             .channel
             .append(self.shared.stream, batch, source, permit);
         let reply = Some(reply.await);
+        if under_way.inputs.capacity() == 0 {
+            // Of most sessions there is one at a time.
+            under_way.inputs.reserve_exact(1);
+        }
         under_way.inputs.push_back(Input { number, bytes, reply });
         PendingAck {
             shared: self.shared.clone(),

@@ -8,7 +8,7 @@
 use std::pin::pin;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::poll;
 
 use super::lane::{Receiver, Sender, lane};
@@ -77,25 +77,29 @@ async fn take_inputs<P: Protocol>(
     owed: Sender<Owed<P>>,
 ) {
     let mut drained = pin!(frontend.drained());
-    loop {
-        let input = tokio::select! {
-            biased;
-            () = drained.as_mut() => Err(ServiceError::draining().into()),
-            input = protocol.next() => input,
-        };
-        let next = match input {
+    while let Ok(room) = owed.room().await {
+        let submitted = match next_input(drained.as_mut(), protocol).await {
             Ok(None) => return,
             // In memory of its own for as long as it takes: sessions that wait for an input are many.
-            Ok(Some(input)) => match Box::pin(protocol.submit(session, input)).await {
-                Ok((note, pending)) => Owed::Ack(note, pending),
-                Err(error) => Owed::Failed(error.into()),
-            },
-            Err(failure) => Owed::Failed(failure),
+            Ok(Some(input)) => Box::pin(protocol.submit(session, input)),
+            Err(failure) => return room.send(Owed::Failed(failure)),
         };
-        let last = matches!(next, Owed::Failed(_));
-        if owed.send(next).await.is_err() || last {
-            return;
+        match submitted.await {
+            Ok((note, pending)) => room.send(Owed::Ack(note, pending)),
+            Err(error) => return room.send(Owed::Failed(error.into())),
         }
+    }
+}
+
+/// The next input, or the failure that ends the session, which is that the node stops at the latest.
+async fn next_input<P: Protocol>(
+    drained: impl Future<Output = ()>,
+    protocol: &mut P,
+) -> Result<Option<P::Input>, P::Failure> {
+    tokio::select! {
+        biased;
+        () = drained => Err(ServiceError::draining().into()),
+        input = protocol.next() => input,
     }
 }
 
@@ -108,7 +112,7 @@ async fn deliver<P: Protocol>(
         bytes: BytesMut::new(),
         output,
     };
-    loop {
+    let failure = loop {
         let next = match owed.try_recv() {
             Some(next) => Some(next),
             None => {
@@ -116,25 +120,21 @@ async fn deliver<P: Protocol>(
                 owed.recv().await
             }
         };
-        let outcome = match next {
-            None => Ok(None),
-            Some(Owed::Failed(failure)) => Err(failure),
-            Some(Owed::Ack(note, pending)) => match chunk.until_known(pending).await? {
-                Ok(ack) => Ok(Some((note, ack))),
-                Err(error) => Err(error.into()),
-            },
+        let (note, pending) = match next {
+            None => break None,
+            Some(Owed::Failed(failure)) => break Some(failure),
+            Some(Owed::Ack(note, pending)) => (note, pending),
         };
-        match outcome {
-            Ok(Some((note, ack))) => P::put_ack(note, &ack, &mut chunk.bytes),
-            end => {
-                chunk.send().await?;
-                return Ok(end.err());
-            }
+        match chunk.until_known(pending).await? {
+            Ok(ack) => P::put_ack(note, &ack, &mut chunk.bytes),
+            Err(error) => break Some(error.into()),
         }
         if chunk.bytes.len() >= ACK_CHUNK_BYTES {
             chunk.send().await?;
         }
-    }
+    };
+    chunk.send().await?;
+    Ok(failure)
 }
 
 /// Acknowledgements that leave together.
@@ -145,8 +145,12 @@ struct Chunk<'a> {
 
 impl Chunk<'_> {
     async fn send(&mut self) -> Result<(), Broken> {
-        let bytes: Bytes = self.bytes.split().freeze();
-        self.output.send(bytes).await
+        if !self.bytes.is_empty() {
+            let room = self.output.room().await?;
+            // With the room that is left in it: what waits for acknowledgements keeps none.
+            room.send(std::mem::take(&mut self.bytes).freeze());
+        }
+        Ok(())
     }
 
     /// Waits for one acknowledgement; sends what has gathered before it really has to wait.

@@ -44,25 +44,42 @@ pub fn lane<T>(items_max: usize) -> (Sender<T>, Receiver<T>) {
     (Sender(lane.clone()), Receiver(lane))
 }
 
+/// Room for one item. Nobody else takes it, since there is one sender, who asks for the next when it has used this.
+pub struct Room<'a, T>(&'a Sender<T>);
+
 impl<T> Sender<T> {
-    /// Waits for room. Cancel safe: an item whose sending was cancelled was not sent.
-    pub async fn send(&self, item: T) -> Result<(), Closed> {
+    /// Waits for room. Cancel safe.
+    ///
+    /// Whoever is going to wait often had better have nothing to send yet: a future that is given an item has room for
+    /// it several times, and sessions that wait are many.
+    pub async fn room(&self) -> Result<Room<'_, T>, Closed> {
         // Two halves of one task that always find something to do let others have their turn here.
         consume_budget().await;
-        let mut item = Some(item);
         poll_fn(|cx| {
             let mut lane = locked(&self.0);
             if !lane.has_receiver {
-                return Poll::Ready(Err(Closed));
+                Poll::Ready(Err(Closed))
+            } else if lane.items.len() < lane.items_max {
+                Poll::Ready(Ok(()))
+            } else {
+                lane.wait(cx)
             }
-            if lane.items.len() >= lane.items_max {
-                return lane.wait(cx);
-            }
-            lane.items.extend(item.take());
-            wake(lane);
-            Poll::Ready(Ok(()))
         })
-        .await
+        .await?;
+        Ok(Room(self))
+    }
+}
+
+impl<T> Room<'_, T> {
+    /// Sends an item, also to a receiver that has gone away since.
+    pub fn send(self, item: T) {
+        let mut lane = locked(&self.0.0);
+        if lane.items.capacity() == 0 {
+            // Of most sessions there is one item at a time.
+            lane.items.reserve_exact(1);
+        }
+        lane.items.push_back(item);
+        wake(lane);
     }
 }
 
@@ -154,7 +171,7 @@ mod tests {
         let (sender, mut receiver) = lane(3);
         let sending = tokio::spawn(async move {
             for item in 0..1000 {
-                sender.send(item).await.expect("somebody listens");
+                sender.room().await.expect("somebody listens").send(item);
                 if item % 7 == 0 {
                     yield_now().await;
                 }
@@ -176,14 +193,15 @@ mod tests {
     async fn a_sender_waits_while_there_is_no_room() {
         let (sender, mut receiver) = lane(2);
         for item in 0..2 {
-            assert_eq!(sender.send(item).now_or_never(), Some(Ok(())));
+            sender.room().await.expect("somebody listens").send(item);
         }
-        assert_eq!(sender.send(2).now_or_never(), None, "and is not sent");
+        assert!(sender.room().now_or_never().is_none());
         assert_eq!(receiver.try_recv(), Some(0));
-        assert_eq!(sender.send(3).now_or_never(), Some(Ok(())));
+        let room = sender.room().now_or_never().expect("there is room again");
+        room.expect("somebody listens").send(2);
         drop(sender);
         assert_eq!(receiver.recv().await, Some(1));
-        assert_eq!(receiver.recv().await, Some(3));
+        assert_eq!(receiver.recv().await, Some(2));
         assert_eq!(receiver.recv().await, None);
     }
 
@@ -191,8 +209,8 @@ mod tests {
     async fn nothing_is_sent_to_nobody() {
         let (sender, receiver) = lane(1);
         let held = Arc::new(());
-        sender.send(held.clone()).await.expect("there is room");
-        let waiting = tokio::spawn(async move { sender.send(Arc::new(())).await });
+        sender.room().await.expect("somebody listens").send(held.clone());
+        let waiting = tokio::spawn(async move { sender.room().await.map(drop) });
         yield_now().await;
         drop(receiver);
         assert_eq!(waiting.await.expect("it ends"), Err(Closed));

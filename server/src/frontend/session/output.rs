@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body::Frame;
 
-use super::lane::{Receiver, Sender, lane};
+use super::lane::{Receiver, Room, Sender, lane};
 
 /// Chunks that may wait for the connection: a batch's parts, so that they leave in one go.
 const CHUNKS_WAITING_MAX: usize = 16;
@@ -27,12 +27,17 @@ pub struct Broken;
 pub struct Output(Sender<Bytes>);
 
 impl Output {
+    /// Waits until the connection has room for a chunk.
+    pub async fn room(&self) -> Result<Room<'_, Bytes>, Broken> {
+        self.0.room().await.map_err(|_| Broken)
+    }
+
     /// Waits until the connection has room. Empty chunks are passed over.
     pub async fn send(&self, chunk: Bytes) -> Result<(), Broken> {
-        match chunk.is_empty() {
-            true => Ok(()),
-            false => self.0.send(chunk).await.map_err(|_| Broken),
+        if !chunk.is_empty() {
+            self.room().await?.send(chunk);
         }
+        Ok(())
     }
 }
 
