@@ -220,9 +220,17 @@ impl Scene {
 async fn the_end_of_a_replacement_is_told_when_nothing_needs_the_former_store_and_not_before() {
     let scene = Scene::new().await;
     let replacement = scene.replaced().await;
-    let is_settled = async || match replacement.is_settled(&scene.cell).await {
-        Ok(settled) => settled,
-        Err(error) => panic!("{error}"),
+    // While a zone is looked at there is no answer.
+    let is_settled = async || {
+        let answered = async {
+            loop {
+                match replacement.is_settled(&scene.cell).await {
+                    Ok(settled) => return settled,
+                    Err(_) => sleep(LOOK_INTERVAL / 10).await,
+                }
+            }
+        };
+        timeout(PATIENCE, answered).await.expect("there is an answer")
     };
     assert!(!is_settled().await, "an epoch goes on under the former life");
     let begun = scene.next_epoch().await;
